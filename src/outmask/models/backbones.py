@@ -1,0 +1,111 @@
+"""Backbones: transformers' ResNet, Swin and ConvNeXt by name, and our MobileNetV2, all giving maps at 1/4 ... 1/32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoConfig, PretrainedConfig
+
+from outmask.errors import OutmaskError
+from outmask.models.mobilenet_v2 import MobileNetV2
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+# Settings of the published Mask2Former models; Swin-B and Swin-L were pre-trained at 384 with windows of 12.
+PRESETS: dict[str, dict[str, Any]] = {
+    "resnet50": {"model_type": "resnet", "depths": [3, 4, 6, 3]},
+    "resnet101": {"model_type": "resnet", "depths": [3, 4, 23, 3]},
+    "swin-tiny": {"model_type": "swin", "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
+    "swin-small": {"model_type": "swin", "embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24]},
+    "swin-base": {"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]},
+    "swin-large": {"model_type": "swin", "embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48]},
+    "convnext-large": {"model_type": "convnext", "depths": [3, 3, 27, 3], "hidden_sizes": [192, 384, 768, 1536]},
+}
+for _name, _preset in PRESETS.items():
+    if _preset["model_type"] == "swin":
+        _preset |= {"window_size": 12 if _name in ("swin-base", "swin-large") else 7, "drop_path_rate": 0.3}
+BACKBONES = ("mobilenet_v2", *PRESETS)
+
+
+class Backbone(Protocol):
+    """What the pixel decoder needs of a backbone."""
+
+    channels: tuple[int, ...]
+
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` -> maps at 1/4, 1/8, 1/16, 1/32."""
+        ...
+
+
+class TransformersBackbone(nn.Module):
+    """A backbone of transformers; BatchNorm stays frozen, statistics and affine, as all Mask2Former recipes have it."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.body = AutoBackbone.from_config(config)
+        self.channels = tuple(int(width) for width in self.body.channels)
+        for module in self._batch_norms():
+            module.requires_grad_(False)
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, leaving BatchNorm in eval mode."""
+        super().train(mode)
+        for module in self._batch_norms():
+            module.eval()
+        return self
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` -> maps at 1/4, 1/8, 1/16, 1/32."""
+        return list(self.body(pixels).feature_maps)
+
+
+def build_backbone(backbone: str | Mapping[str, Any]) -> nn.Module:
+    """A backbone with random weights.
+
+    Args:
+        backbone: one of ``BACKBONES``, or a transformers configuration as a dict with its ``model_type``.
+
+    Raises:
+        OutmaskError: on an unknown name.
+    """
+    if backbone == "mobilenet_v2":
+        return MobileNetV2()
+    if isinstance(backbone, str):
+        if backbone not in PRESETS:
+            raise OutmaskError(f"unknown backbone {backbone!r}: choose from {', '.join(BACKBONES)}")
+        backbone = PRESETS[backbone]
+    settings = dict(backbone)
+    model_type = settings.pop("model_type", None)
+    if model_type is None:
+        raise OutmaskError("a backbone given as a dict needs transformers' 'model_type', such as resnet or swin")
+    return TransformersBackbone(AutoConfig.for_model(model_type, **{**settings, "out_features": STAGES, "out_indices": None}))
+
+
+def load_pretrained(backbone: nn.Module, source: str) -> None:
+    """Load pre-trained weights into a fresh backbone.
+
+    Args:
+        backbone: from :func:`build_backbone`.
+        source: for MobileNetV2 an ``.npz`` (see :meth:`MobileNetV2.load_npz`); else a transformers folder or hub id.
+
+    Raises:
+        OutmaskError: where the source can't be read or its weights don't fit.
+    """
+    if isinstance(backbone, MobileNetV2):
+        backbone.load_npz(Path(source))
+        return
+    assert isinstance(backbone, TransformersBackbone)
+    try:
+        donor = AutoBackbone.from_pretrained(source, out_features=STAGES)
+    except (OSError, ValueError) as error:
+        raise OutmaskError(f"no backbone weights at {source!r}: {str(error).splitlines()[0]}") from None
+    try:
+        backbone.body.load_state_dict(donor.state_dict())
+    except RuntimeError as error:
+        raise OutmaskError(f"the weights of {source!r} don't fit this backbone: {' '.join(str(error).split())}") from None

@@ -1,0 +1,166 @@
+"""The transformer decoder of Mask2Former, with the three attentions that the papers compare (Mask2Anomaly eq. 6-9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from outmask.errors import OutmaskError
+from outmask.models.positions import sine_positions
+from outmask.types import MaskPrediction
+
+AttentionKind = Literal["masked", "global", "cross"]
+
+
+class MaskDecoder(nn.Module):
+    """N queries, refined layer by layer, each predicting one mask and its class.
+
+    Args:
+        num_classes: K known classes; the classifier has K + 1 outputs, *no object* last.
+        dim, num_heads, ffn_dim: of the layers.
+        num_queries: N, the masks.
+        num_layers: decoder layers; the raw queries predict too, so there are ``num_layers + 1`` predictions.
+        num_levels: maps from the pixel decoder, visited round robin, coarsest first.
+        attention: ``"masked"`` (MA, eq. 6: a query sees the foreground of its previous mask), ``"global"`` (GMA, eq. 8: a second
+            attention sees the background) or ``"cross"`` (CA: everything).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        num_queries: int,
+        num_layers: int,
+        num_levels: int,
+        attention: AttentionKind,
+    ) -> None:
+        super().__init__()
+        if attention not in get_args(AttentionKind):
+            raise OutmaskError(f"attention must be one of {', '.join(get_args(AttentionKind))}, got {attention!r}")
+        self.num_levels = num_levels
+        self.query_feat = nn.Parameter(torch.randn(num_queries, dim))
+        self.query_embed = nn.Parameter(torch.randn(num_queries, dim))
+        self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
+        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, attention) for _ in range(num_layers))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.mask_embed = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
+        )
+
+    def forward(self, pixel_embedding: Tensor, maps: Sequence[Tensor]) -> MaskPrediction:
+        """Decode masks.
+
+        Args:
+            pixel_embedding: ``(B, dim, h, w)``.
+            maps: ``num_levels`` maps ``(B, dim, h_l, w_l)``, coarsest first.
+
+        Returns:
+            the last layer's prediction; in train mode with the inner layers' in ``auxiliary``.
+        """
+        batch = pixel_embedding.shape[0]
+        keys, values, shrunk = [], [], []
+        for feature, embed in zip(maps, self.level_embed, strict=True):
+            height, width = feature.shape[-2:]
+            value = feature.flatten(2).transpose(1, 2) + embed
+            values.append(value)
+            keys.append(value + sine_positions((height, width), value.shape[2], value))
+            # Resizing is linear: masks of the resized embedding are the resized masks, at a fraction of the cost.
+            shrunk.append(F.interpolate(pixel_embedding, (height, width), mode="bilinear", align_corners=False).flatten(2))
+
+        position = self.query_embed.expand(batch, -1, -1)
+        queries = self.query_feat.expand(batch, -1, -1)
+        predictions: list[MaskPrediction] = []
+        for index, layer in enumerate(self.layers):
+            level = index % self.num_levels
+            if self.training:
+                predictions.append(self.predict(queries, pixel_embedding))
+            mask = torch.bmm(self._mask_embedding(queries), shrunk[level]).detach()
+            queries = layer(queries, position, keys[level], values[level], mask)
+        last = self.predict(queries, pixel_embedding)
+        return MaskPrediction(last.class_logits, last.mask_logits, tuple(predictions))
+
+    def predict(self, queries: Tensor, pixel_embedding: Tensor) -> MaskPrediction:
+        """Class and mask logits of ``(B, N, dim)`` queries (M2F-EAM eq. 1)."""
+        mask_logits = torch.einsum("bnc,bchw->bnhw", self._mask_embedding(queries), pixel_embedding)
+        return MaskPrediction(self.class_embed(self.decoder_norm(queries)), mask_logits)
+
+    def _mask_embedding(self, queries: Tensor) -> Tensor:
+        embedding: Tensor = self.mask_embed(self.decoder_norm(queries))
+        return embedding
+
+
+class DecoderLayer(nn.Module):
+    """Attention to the image, among the queries, and a feed-forward network; norms after the residuals."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, attention: AttentionKind) -> None:
+        super().__init__()
+        self.attention = attention
+        self.cross_attn = Attention(dim, num_heads)  # in global attention: the foreground term
+        self.background_attn = Attention(dim, num_heads) if attention == "global" else None
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attn = Attention(dim, num_heads)
+        self.self_norm = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+
+    def forward(self, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask_logits: Tensor) -> Tensor:
+        """One layer.
+
+        Args:
+            queries, position: ``(B, N, dim)``.
+            keys, values: ``(B, S, dim)`` one level's pixels, keys with their position added.
+            mask_logits: ``(B, N, S)`` the previous prediction at this level, detached.
+
+        Returns:
+            ``(B, N, dim)``.
+        """
+        query = queries + position
+        seen = None if self.attention == "cross" else _visible(mask_logits >= 0)  # eq. 7: probability >= 0.5
+        attended = self.cross_attn(query, keys, values, seen)
+        if self.background_attn is not None:  # eq. 8-9; a probability of exactly 0.5 is seen by both terms
+            attended = attended + self.background_attn(query, keys, values, _visible(mask_logits <= 0))
+        queries = self.cross_norm(queries + attended)
+        query = queries + position
+        queries = self.self_norm(queries + self.self_attn(query, query, queries))
+        queries = self.ffn_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        return queries
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """``(B, 1, N, S)`` pixels each query may see; a query whose mask is empty sees everything."""
+    return (mask | ~mask.any(-1, keepdim=True)).unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """``(B, N, dim)`` queries, ``(B, S, dim)`` keys and values, ``visible`` ``(B, 1, N, S)`` bool -> ``(B, N, dim)``."""
+
+        def split(tokens: Tensor) -> Tensor:
+            return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            split(self.q_proj(query)), split(self.k_proj(key)), split(self.v_proj(value)), attn_mask=visible
+        )
+        output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return output

@@ -1,0 +1,115 @@
+"""The pixel decoder of Mask2Former: deformable encoder over the coarse levels, feature pyramid down to 1/4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from outmask.models.deformable import DeformableAttention, LevelSizes
+from outmask.models.positions import sine_positions
+
+
+class PixelDecoder(nn.Module):
+    """From backbone features to pixel embeddings and the maps that the mask decoder reads.
+
+    Args:
+        channels: of the backbone's maps at 1/4, 1/8, 1/16, 1/32.
+        dim: channels of everything here; a multiple of 32 (GroupNorm).
+        num_heads, num_layers, num_points, ffn_dim: of the deformable encoder.
+        encoder_levels: how many of the coarsest maps the encoder takes (3 in Mask2Former; 1 in RbA's variant); the finer
+            ones join through the pyramid.
+        output_levels: how many of the coarsest maps the mask decoder gets.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        dim: int,
+        num_heads: int,
+        num_layers: int,
+        num_points: int,
+        ffn_dim: int,
+        encoder_levels: int,
+        output_levels: int,
+    ) -> None:
+        super().__init__()
+        self.encoder_levels, self.output_levels = encoder_levels, output_levels
+        coarse_to_fine = list(channels)[::-1]
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in coarse_to_fine[:encoder_levels]
+        )
+        self.level_embed = nn.Parameter(torch.randn(encoder_levels, dim))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, num_heads, encoder_levels, num_points, ffn_dim) for _ in range(num_layers)
+        )
+        fine = coarse_to_fine[encoder_levels:]
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, dim, 1, bias=False), nn.GroupNorm(32, dim)) for width in fine
+        )
+        self.output = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim), nn.ReLU()) for _ in fine
+        )
+        self.mask_features = nn.Conv2d(dim, dim, 1)
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)  # type: ignore[index, arg-type]
+            nn.init.zeros_(projection[0].bias)  # type: ignore[index, arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode the backbone's features.
+
+        Args:
+            features: ``(B, C_i, h_i, w_i)`` at 1/4, 1/8, 1/16, 1/32.
+
+        Returns:
+            pixel embeddings ``(B, dim, h/4, w/4)`` and the ``output_levels`` coarsest maps, coarsest first.
+        """
+        coarse_to_fine = list(features)[::-1]
+        maps = self.encode(coarse_to_fine[: self.encoder_levels])
+        for feature, lateral, output in zip(coarse_to_fine[self.encoder_levels :], self.lateral, self.output, strict=True):
+            side = lateral(feature)
+            maps.append(output(side + F.interpolate(maps[-1], size=side.shape[-2:], mode="bilinear", align_corners=False)))
+        return self.mask_features(maps[-1]), maps[: self.output_levels]
+
+    def encode(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Self-attention among all pixels of the coarse maps, each at its own scale and at the others'."""
+        projected = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
+        sizes: LevelSizes = [(int(level.shape[2]), int(level.shape[3])) for level in projected]
+        dim = projected[0].shape[1]
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in projected], 1)
+        position = torch.cat(
+            [sine_positions(size, dim, tokens) + embed for size, embed in zip(sizes, self.level_embed, strict=True)]
+        )
+        reference = torch.cat([_pixel_centres(size, tokens) for size in sizes])
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, sizes)
+        parts = tokens.split([height * width for height, width in sizes], dim=1)
+        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each with a residual and a norm after it."""
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: LevelSizes) -> Tensor:
+        """One layer over ``(B, S, dim)`` tokens; see :class:`DeformableAttention` for the other arguments."""
+        tokens = self.norm1(tokens + self.self_attn(tokens + position, tokens, reference, sizes))
+        tokens = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        return tokens
+
+
+def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
+    """``(h * w, 2)`` centres of the pixels, x and y in [0, 1]."""
+    height, width = size
+    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+    return torch.stack((x[None].expand(height, -1), y[:, None].expand(-1, width)), -1).reshape(-1, 2)
