@@ -1,1 +1,42 @@
+"""Open-set segmentation with mask transformers.
+
+>>> import outmask
+>>> segmenter = outmask.load("street")
+>>> result = segmenter.predict("road.jpg", score="eam")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+# Imported on first use, so that `outmask --help` doesn't wait for torch.
+_HOMES = {
+    "MaskPrediction": "outmask.types",
+    "OpenSetResult": "outmask.types",
+    "OutmaskError": "outmask.errors",
+    "Segment": "outmask.types",
+    "Segmenter": "outmask.segmenter",
+    "Taxonomy": "outmask.types",
+    "load": "outmask.segmenter",
+    "score": "outmask.scores",
+}
+
+__all__ = [*_HOMES, "metrics", "scores"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from outmask import metrics, scores
+    from outmask.errors import OutmaskError
+    from outmask.scores import score
+    from outmask.segmenter import Segmenter, load
+    from outmask.types import MaskPrediction, OpenSetResult, Segment, Taxonomy
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("metrics", "scores"):
+        return import_module(f"outmask.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'outmask' has no attribute {name!r}")

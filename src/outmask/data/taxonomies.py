@@ -1,0 +1,149 @@
+"""The class lists of the street datasets, and how the classes of one are named in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from outmask.errors import OutmaskError
+from outmask.types import Color, Taxonomy
+
+
+def _taxonomy(rows: list[tuple[str, Color, bool]], ground: tuple[str, ...], ids: tuple[int, ...] = ()) -> Taxonomy:
+    names, colors, things = zip(*rows, strict=True)
+    return Taxonomy(names=names, colors=colors, things=things, ground=ground, evaluation_ids=ids)
+
+
+CITYSCAPES = _taxonomy(
+    [
+        ("road", (128, 64, 128), False),
+        ("sidewalk", (244, 35, 232), False),
+        ("building", (70, 70, 70), False),
+        ("wall", (102, 102, 156), False),
+        ("fence", (190, 153, 153), False),
+        ("pole", (153, 153, 153), False),
+        ("traffic light", (250, 170, 30), False),
+        ("traffic sign", (220, 220, 0), False),
+        ("vegetation", (107, 142, 35), False),
+        ("terrain", (152, 251, 152), False),
+        ("sky", (70, 130, 180), False),
+        ("person", (220, 20, 60), True),
+        ("rider", (255, 0, 0), True),
+        ("car", (0, 0, 142), True),
+        ("truck", (0, 0, 70), True),
+        ("bus", (0, 60, 100), True),
+        ("train", (0, 80, 100), True),
+        ("motorcycle", (0, 0, 230), True),
+        ("bicycle", (119, 11, 32), True),
+    ],
+    ground=("road", "sidewalk"),
+    ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
+)
+"""The 19 training classes; evaluation ids are Cityscapes' label ids (cityscapesScripts, ``labels.py``)."""
+
+CAMVID = _taxonomy(
+    [
+        ("sky", (128, 128, 128), False),
+        ("building", (128, 0, 0), False),
+        ("pole", (192, 192, 128), False),
+        ("road", (128, 64, 128), False),
+        ("sidewalk", (60, 40, 222), False),
+        ("tree", (128, 128, 0), False),
+        ("sign", (192, 128, 128), False),
+        ("fence", (64, 64, 128), False),
+        ("car", (64, 0, 128), True),
+        ("pedestrian", (64, 64, 0), True),
+        ("bicyclist", (0, 128, 192), True),
+    ],
+    ground=("road", "sidewalk"),
+)
+"""The 11 classes of the SegNet layout, in its colours."""
+
+IDD_LITE = _taxonomy(
+    [
+        ("drivable", (128, 64, 128), False),
+        ("non-drivable", (244, 35, 232), False),
+        ("living things", (220, 20, 60), True),
+        ("vehicles", (0, 0, 142), True),
+        ("roadside objects", (220, 190, 40), False),
+        ("far objects", (107, 142, 35), False),
+        ("sky", (70, 130, 180), False),
+    ],
+    ground=("drivable", "non-drivable"),
+)
+"""The 7 coarse classes of IDD-Lite."""
+
+_TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
+    {"camvid": CAMVID, "cityscapes": CITYSCAPES, "idd_lite": IDD_LITE}
+)
+
+# IDD's own hierarchy: riders are living things, their bicycles and motorcycles vehicles; vegetation and buildings far.
+_MAPPINGS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
+    {
+        ("camvid", "idd_lite"): {
+            "sky": "sky",
+            "building": "far objects",
+            "pole": "roadside objects",
+            "road": "drivable",
+            "sidewalk": "non-drivable",
+            "tree": "far objects",
+            "sign": "roadside objects",
+            "fence": "roadside objects",
+            "car": "vehicles",
+            "pedestrian": "living things",
+            # CamVid labels rider and bicycle as one.
+            "bicyclist": "living things",
+        },
+        ("cityscapes", "idd_lite"): {
+            "road": "drivable",
+            "sidewalk": "non-drivable",
+            "building": "far objects",
+            "wall": "roadside objects",
+            "fence": "roadside objects",
+            "pole": "roadside objects",
+            "traffic light": "roadside objects",
+            "traffic sign": "roadside objects",
+            "vegetation": "far objects",
+            "terrain": "non-drivable",
+            "sky": "sky",
+            "person": "living things",
+            "rider": "living things",
+            "car": "vehicles",
+            "truck": "vehicles",
+            "bus": "vehicles",
+            "train": "vehicles",
+            "motorcycle": "vehicles",
+            "bicycle": "vehicles",
+        },
+    }
+)
+
+
+def taxonomy(name: str) -> Taxonomy:
+    """The taxonomy called ``name``.
+
+    Raises:
+        OutmaskError: on an unknown name; lists the known ones.
+    """
+    if name not in _TAXONOMIES:
+        raise OutmaskError(f"unknown taxonomy {name!r}: choose from {', '.join(sorted(_TAXONOMIES))}")
+    return _TAXONOMIES[name]
+
+
+def class_mapping(source: str, target: str) -> Mapping[str, str]:
+    """What the classes of taxonomy ``source`` are called in taxonomy ``target``.
+
+    Returns:
+        one entry per source class: a target class, ``"void"`` or ``"ignore"``.
+
+    Raises:
+        OutmaskError: on an unknown name, or where no mapping between the two is known.
+    """
+    known = taxonomy(source)
+    if source == target:
+        return {name: name for name in known.names}
+    taxonomy(target)
+    if (source, target) not in _MAPPINGS:
+        pairs = ", ".join(f"{one} to {other}" for one, other in _MAPPINGS)
+        raise OutmaskError(f"no mapping of {source} classes to {target} classes is known, only {pairs}")
+    return _MAPPINGS[source, target]

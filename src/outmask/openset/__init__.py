@@ -1,0 +1,1 @@
+"""From scores and labels to open-set results."""

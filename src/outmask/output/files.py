@@ -1,0 +1,230 @@
+"""What a run leaves on disk. Every file is written beside its place and then renamed: none is ever half there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from outmask.errors import OutmaskError
+from outmask.output.pictures import heat_map, overlay
+from outmask.types import OpenSetResult
+
+SCORE, HEAT_MAP, OVERLAY = "_score.npy", "_score.png", "_overlay.jpg"
+LABELS, OPEN_LABELS = "_labels.png", "_open_labels.png"
+RESULTS = "results.json"
+
+_JPEG_SIDE = 65_500
+"""The longest side that libjpeg writes."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that becomes ``path`` when the block ends, and nothing at all where it raises.
+
+    Raises:
+        OutmaskError: where the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                yield file
+            Path(beside).chmod(0o666 & ~_umask())
+            Path(beside).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(beside).unlink()
+            raise
+    except OSError as error:
+        raise OutmaskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON, whole or not at all.
+
+    Raises:
+        OutmaskError: where the file cannot be written.
+    """
+    with replacing(path) as file:
+        file.write((json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_image(path: Path, pixels: NDArray[Any] | Image.Image) -> None:
+    """Write a PNG, or a JPEG where ``path`` ends in ``.jpg``, whole or not at all.
+
+    A picture beyond JPEG's longest side is scaled down to it; PNG keeps every pixel.
+
+    Raises:
+        OutmaskError: where the file cannot be written.
+    """
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    with replacing(path) as file:
+        if path.suffix != ".jpg":
+            image.save(file, "PNG", compress_level=3)  # pictures are a third of a run's time at the default level 6
+            return
+        if max(image.size) > _JPEG_SIDE:
+            scale = _JPEG_SIDE / max(image.size)
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        image.save(file, "JPEG", quality=92)
+
+
+def output_paths(folder: Path, stem: str | Path) -> list[Path]:
+    """The three files that every result has; a result is complete where all of them exist."""
+    return [folder / f"{stem}{ending}" for ending in (SCORE, HEAT_MAP, OVERLAY)]
+
+
+def is_output(path: Path) -> bool:
+    """Whether a picture's name says that it was written by :func:`save_result`."""
+    return path.name.endswith((HEAT_MAP, OVERLAY, LABELS, OPEN_LABELS))
+
+
+def save_result(
+    result: OpenSetResult, folder: Path, stem: str | Path | None = None, labels: bool = False
+) -> list[Path]:
+    """Write a result's files.
+
+    ``STEM_score.npy`` (float32: float16 loses the order of saturated scores), ``STEM_score.png`` (heat map),
+    ``STEM_overlay.jpg``, ``STEM_open_labels.png`` where the result has open labels, ``STEM_labels.png`` (closed set)
+    on request. Label pictures hold the class ids, as 8 bits where they fit, else 16.
+
+    Args:
+        result: what to write.
+        folder: created where it is missing.
+        stem: name of the files, possibly below further folders; by default the source file's, or ``image``.
+        labels: also write the closed-set labels.
+
+    Returns:
+        the files written.
+
+    Raises:
+        OutmaskError: where a file cannot be written; those already written stay, each whole.
+    """
+    if stem is None:
+        stem = result.source.stem if result.source else "image"
+    writers: list[tuple[str, Callable[[Path], None]]] = [
+        (SCORE, lambda path: _write_array(path, result.score)),
+        (HEAT_MAP, lambda path: write_image(path, heat_map(result.score, result.display_range))),
+        (OVERLAY, lambda path: write_image(path, overlay(result))),
+    ]
+    open_labels = result.open_labels
+    if labels:
+        writers.insert(0, (LABELS, lambda path: write_image(path, _as_id_picture(result.labels))))
+    if open_labels is not None:
+        writers.insert(0, (OPEN_LABELS, lambda path: write_image(path, _as_id_picture(open_labels))))
+    paths = []
+    # The three files that make a result complete come last, so that a resumed run misses none.
+    for ending, write in writers:
+        path = folder / f"{stem}{ending}"
+        write(path)
+        paths.append(path)
+    return paths
+
+
+class RunFile:
+    """``results.json`` of a run: its settings and one entry per input, rewritten whole every few seconds.
+
+    Args:
+        folder: the run's output folder.
+        settings: what determines the outputs (model, score ...); goes to the head of the file.
+        resume: keep the entries that the file already has.
+
+    Raises:
+        OutmaskError: on resuming a run that had other settings, whose results would be mixed.
+    """
+
+    _SECONDS_BETWEEN_WRITES = 10.0
+
+    def __init__(self, folder: Path, settings: dict[str, Any], resume: bool = False) -> None:
+        self.path = folder / RESULTS
+        self._settings = settings
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._written = time.monotonic()
+        if resume and self.path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+            entries = {entry["file"]: entry for entry in values["images"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutmaskError(
+                f"{self.path} is no results file of outmask; remove it or choose another --out"
+            ) from error
+        differing = [f"{key} {values.get(key)!r}" for key, value in self._settings.items() if values.get(key) != value]
+        if differing:
+            raise OutmaskError(
+                f"{self.path} is of a run with {', '.join(differing)}; resume with the same settings or choose another --out"
+            )
+        self._entries = entries
+
+    def done(self, file: Path, result: OpenSetResult, outputs: list[Path]) -> None:
+        """Note a finished image."""
+        height, width = result.score.shape
+        entry = {
+            "status": "done",
+            "width": width,
+            "height": height,
+            "score_max": _plain(result.score.max()),
+            "score_mean": _plain(result.score.mean(dtype=np.float64)),
+            "outputs": [path.relative_to(self.path.parent).as_posix() for path in outputs],
+        }
+        if result.threshold is not None:
+            entry["threshold"] = result.threshold
+            entry["unknown_share"] = float((result.score > result.threshold).mean())
+        self._note(str(file), entry)
+
+    def skipped(self, file: Path) -> None:
+        """Note an image whose outputs were there already; what is known of it from its own run is kept."""
+        if self._entries.get(str(file), {}).get("status") != "done":
+            self._note(str(file), {"status": "done"})
+
+    def failed(self, file: str, error: OutmaskError) -> None:
+        """Note an input that could not be done."""
+        self._note(file, {"status": "failed", "error": str(error)})
+
+    def write(self) -> None:
+        """Write the file now.
+
+        Raises:
+            OutmaskError: where it cannot be written.
+        """
+        write_json(self.path, {**self._settings, "images": list(self._entries.values())})
+        self._written = time.monotonic()
+
+    def _note(self, file: str, entry: dict[str, Any]) -> None:
+        self._entries[file] = {"file": file, **entry}
+        if time.monotonic() - self._written > self._SECONDS_BETWEEN_WRITES:
+            self.write()
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    with replacing(path) as file:
+        np.save(file, array)
+
+
+def _as_id_picture(ids: NDArray[np.int32]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    return ids.astype(np.uint8) if ids.max() <= np.iinfo(np.uint8).max else ids.astype(np.uint16)
+
+
+def _plain(value: Any) -> float | None:
+    """A JSON number; infinity has none."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _umask() -> int:
+    """The user's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

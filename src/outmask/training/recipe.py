@@ -1,0 +1,247 @@
+"""A recipe: everything that a training run depends on, as YAML of 20-40 lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from outmask.data.datasets import SegmentationDataset, open_dataset
+from outmask.data.labels import Sample
+from outmask.data.negatives import CocoInstances, FolderObjects, MixedObjects, NegativeSource, PasteNegatives
+from outmask.data.taxonomies import taxonomy
+from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, Transform
+from outmask.errors import OutmaskError
+from outmask.losses import SetCriterion
+from outmask.models import Mask2Former, Mask2FormerConfig, load_pretrained
+from outmask.types import Taxonomy
+
+
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """One labelled dataset.
+
+    Attributes:
+        name: a dataset of ``outmask.data.datasets``.
+        root: its folder, relative to the recipe's ``data_root``.
+        split: its split.
+        ignore_classes: classes of its own taxonomy that every loss leaves out.
+    """
+
+    name: str
+    root: str
+    split: str
+    ignore_classes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ObjectsRecipe:
+    """One source of objects to paste.
+
+    Attributes:
+        kind: ``"folder"`` of images and masks, or ``"coco"`` instances.
+        root: its folder, relative to ``data_root``; of ``coco`` the images' folder.
+        annotations: of ``coco``: the instance JSON, relative to ``data_root``.
+        sequences: of ``folder``: the sequences to take; all of them by default.
+        exclude: of ``coco``: leave out whole images that show a street class, or only those instances.
+        weight: how often this source is drawn, relative to the others.
+    """
+
+    kind: Literal["folder", "coco"]
+    root: str
+    annotations: str | None = None
+    sequences: list[str] | None = None
+    exclude: Literal["image", "instance"] = "image"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class NegativesRecipe:
+    """Objects pasted on training images and labelled void (M2F-EAM 3.4).
+
+    Attributes:
+        sources: where the objects come from.
+        probability: share of the images that get objects.
+        count: fewest and most objects an image gets.
+        relative_size: the object's longest side as a fraction of the image's shorter one.
+    """
+
+    sources: list[ObjectsRecipe]
+    probability: float = 1.0
+    count: tuple[int, int] = (1, 3)
+    relative_size: tuple[float, float] = (0.1, 0.8)
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights and points of the losses; the defaults are Mask2Former's (FACTS: training settings of both papers)."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    num_points: int = 12544
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Attributes:
+        taxonomy: target classes; every dataset is mapped to them.
+        train, validation: labelled datasets.
+        model: fields of ``Mask2FormerConfig`` without ``num_classes``.
+        negatives: objects to paste while training; none by default.
+        validation_negatives: objects pasted on validation images; they should come from other sources.
+        data_root: folder that the datasets' and objects' roots are relative to.
+        pretrained: backbone weights: an ``.npz`` (MobileNetV2, relative to ``data_root``), a transformers folder or hub id.
+        start_from: model folder to fine-tune; its architecture must equal ``model``.
+        crop: height and width of a training crop.
+        short_side: fewest and most pixels of a training image's short side before it is cropped.
+        inference_short_side: short side that the trained model resizes its inputs to.
+        iterations, batch_size: of the whole run.
+        learning_rate: of AdamW; the backbone's is multiplied by ``backbone_rate``.
+        weight_decay: on all weights but norms, embeddings and biases.
+        warmup: iterations of linear warm-up; then polynomial decay with power 0.9.
+        gradient_clip: largest norm of the gradient of the full model.
+        loss: weights and points of the losses.
+        chunk: iterations between checkpoints; a killed run continues from the last one.
+        validate_every: chunks between validations.
+        validation_images: how many images a validation takes, spread evenly; 0 = all.
+        seed: of weights, order, augmentation and points.
+        precision: Lightning's precision, such as ``32-true`` or ``bf16-mixed``.
+        workers: processes that load data.
+        licence: of the trained weights.
+    """
+
+    taxonomy: str
+    train: list[DatasetRecipe]
+    validation: list[DatasetRecipe] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    negatives: NegativesRecipe | None = None
+    validation_negatives: NegativesRecipe | None = None
+    data_root: str = "."
+    pretrained: str | None = None
+    start_from: str | None = None
+    crop: tuple[int, int] = (512, 1024)
+    short_side: tuple[int, int] = (512, 2048)
+    inference_short_side: int | None = 1024
+    iterations: int = 90000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    backbone_rate: float = 0.1
+    weight_decay: float = 0.05
+    warmup: int = 0
+    gradient_clip: float = 0.01
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    chunk: int = 1000
+    validate_every: int = 5
+    validation_images: int = 0
+    seed: int = 0
+    precision: str = "32-true"
+    workers: int = 0
+    licence: str = "not stated"
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size", "chunk", "validate_every"):
+            if getattr(self, name) < 1:
+                raise OutmaskError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.train:
+            raise OutmaskError("a recipe needs at least one dataset under 'train'")
+        if not 0 < self.short_side[0] <= self.short_side[1]:
+            raise OutmaskError(f"short_side must be a rising pair of pixels, got {self.short_side}")
+
+
+def build_taxonomy(recipe: Recipe) -> Taxonomy:
+    """The target classes."""
+    return taxonomy(recipe.taxonomy)
+
+
+def build_model(recipe: Recipe) -> Mask2Former:
+    """The model with its first weights: pre-trained backbone, or those of ``start_from``."""
+    num_classes = build_taxonomy(recipe).num_classes
+    try:
+        config = Mask2FormerConfig(num_classes=num_classes, **recipe.model)
+    except TypeError as error:
+        raise OutmaskError(f"model: {str(error).replace('Mask2FormerConfig.__init__() ', '')}") from None
+    model = Mask2Former(config)
+    if recipe.start_from is not None:
+        from outmask.checkpoints.folder import load_folder
+
+        bundle = load_folder(Path(recipe.start_from))
+        if bundle.model.config != config:
+            raise OutmaskError(f"start_from: {recipe.start_from} holds another architecture than the recipe's 'model'")
+        model.load_state_dict(bundle.model.state_dict())
+    elif recipe.pretrained is not None:
+        local = Path(recipe.data_root) / recipe.pretrained
+        load_pretrained(model.backbone, str(local) if local.exists() else recipe.pretrained)
+    return model
+
+
+def build_criterion(recipe: Recipe) -> SetCriterion:
+    """The losses."""
+    loss = recipe.loss
+    return SetCriterion(
+        build_taxonomy(recipe).num_classes,
+        class_weight=loss.class_weight,
+        mask_weight=loss.mask_weight,
+        dice_weight=loss.dice_weight,
+        no_object_weight=loss.no_object_weight,
+        num_points=loss.num_points,
+    )
+
+
+def build_negatives(recipe: NegativesRecipe, data_root: str) -> NegativeSource:
+    """The mixture of a recipe's object sources."""
+    root = Path(data_root)
+    sources: list[NegativeSource] = []
+    for objects in recipe.sources:
+        if objects.kind == "folder":
+            sources.append(FolderObjects(root / objects.root, sequences=objects.sequences))
+        elif objects.annotations is None:
+            raise OutmaskError(f"objects of kind coco need 'annotations', the instance JSON of {objects.root}")
+        else:
+            sources.append(CocoInstances(root / objects.annotations, root / objects.root, exclude=objects.exclude))
+    return MixedObjects(sources, [objects.weight for objects in recipe.sources])
+
+
+def build_training_set(recipe: Recipe) -> DrawnSamples:
+    """All draws of the run, in order; draw i is the same whenever and wherever it is made."""
+    transforms: list[Transform] = []
+    if recipe.negatives is not None:
+        negatives = recipe.negatives
+        source = build_negatives(negatives, recipe.data_root)
+        # Before the crop, as both papers do, so that objects are cut and scaled with their host.
+        transforms.append(PasteNegatives(source, negatives.probability, negatives.count, negatives.relative_size))
+    transforms += [RandomScaleCrop(recipe.crop, recipe.short_side), RandomFlip()]
+    return DrawnSamples(
+        [_open(dataset, recipe) for dataset in recipe.train],
+        transforms,
+        seed=recipe.seed,
+        length=recipe.iterations * recipe.batch_size,
+    )
+
+
+def build_validation(recipe: Recipe) -> list[Sample]:
+    """The validation images, with objects pasted where the recipe says so; the same at every call."""
+    samples: list[Sample] = []
+    source = recipe.validation_negatives and build_negatives(recipe.validation_negatives, recipe.data_root)
+    datasets = [_open(dataset, recipe) for dataset in recipe.validation]
+    total = sum(len(dataset) for dataset in datasets)
+    share = min(1.0, recipe.validation_images / total) if recipe.validation_images and total else 1.0
+    for dataset in datasets:
+        images = dataset if source is None else PastedValidation(dataset, source, seed=recipe.seed)
+        count = max(1, round(share * len(dataset)))
+        samples += [images[index * len(dataset) // count] for index in range(count)]
+    return samples
+
+
+def _open(dataset: DatasetRecipe, recipe: Recipe) -> SegmentationDataset:
+    return open_dataset(
+        dataset.name,
+        Path(recipe.data_root) / dataset.root,
+        dataset.split,
+        target=recipe.taxonomy,
+        ignore_classes=dataset.ignore_classes,
+        cache=True,
+    )

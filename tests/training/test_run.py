@@ -1,0 +1,147 @@
+"""A run: it trains, it refuses what it can't do, and after a kill it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from outmask.errors import OutmaskError
+from outmask.training.run import main
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CamVid tree, a folder of objects and a recipe of four iterations in two chunks."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder in (split, split + "annot"):
+            (root / "camvid" / folder).mkdir(parents=True)
+        for index in range(3):
+            labels = np.repeat(np.array([0, 3, 4, 8], np.uint8), 16)[:, None].repeat(80, 1)
+            image = np.clip(labels[..., None] * 25 + rng.integers(0, 30, (64, 80, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(root / "camvid" / split / f"{index}.jpg"), image)
+            cv2.imwrite(str(root / "camvid" / (split + "annot") / f"{index}.png"), labels)
+    for folder in ("images", "masks"):
+        (root / "objects" / folder).mkdir(parents=True)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 255
+    cv2.imwrite(str(root / "objects/images/cube_00000.jpg"), np.full((40, 40, 3), (0, 200, 200), np.uint8))
+    cv2.imwrite(str(root / "objects/masks/cube_00000.png"), mask)
+    objects = {"sources": [{"kind": "folder", "root": "objects"}], "probability": 0.5}
+    values = {
+        "taxonomy": "idd_lite",
+        "data_root": str(root),
+        "train": [{"name": "camvid", "root": "camvid", "split": "train"}],
+        "validation": [{"name": "camvid", "root": "camvid", "split": "val"}],
+        "model": {
+            "backbone": "mobilenet_v2",
+            "dim": 32,
+            "num_heads": 2,
+            "encoder_layers": 1,
+            "encoder_levels": 1,
+            "encoder_ffn_dim": 32,
+            "num_queries": 5,
+            "decoder_layers": 2,
+            "decoder_ffn_dim": 32,
+        },
+        "negatives": objects,
+        "validation_negatives": objects,
+        "crop": [32, 48],
+        "short_side": [32, 64],
+        "inference_short_side": 64,
+        "iterations": 4,
+        "batch_size": 2,
+        "chunk": 2,
+        "validate_every": 2,
+        "loss": {"num_points": 64},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    main(["--config", str(recipe), "--out", str(out)])
+    return out
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_a_run_leaves_model_recipe_and_log(finished: Path) -> None:
+    assert (finished / "recipe.yaml").exists()
+    log = (finished / "logs" / "metrics.csv").read_text()
+    for column in ("train/loss", "val/mIoU", "val/AP_eam", "val/FPR95_unclaimed"):
+        assert column in log
+    assert not list(finished.glob("*.partial"))
+
+
+def test_the_trained_folder_loads_and_predicts(finished: Path) -> None:
+    import outmask
+
+    segmenter = outmask.load(finished / "model")
+    result = segmenter.predict(np.zeros((50, 70, 3), np.uint8), score="unclaimed")
+    assert result.score.shape == (50, 70)
+    assert segmenter.taxonomy.names[0] == "drivable"
+
+
+def test_resuming_after_a_kill_continues_the_same_run(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from outmask.training.run import main; main()"]
+    arguments = ["--config", str(recipe), "--out", str(out)]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert (out / "last.ckpt").exists()
+    assert not (out / "model").exists(), "the run was over before it could be killed"
+    main([*arguments, "--resume"])
+    resumed, undisturbed = weights(out), weights(finished)
+    assert resumed.keys() == undisturbed.keys()
+    for name, weight in undisturbed.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_run_is_not_overwritten(recipe: Path, finished: Path) -> None:
+    with pytest.raises(OutmaskError, match="--resume"):
+        main(["--config", str(recipe), "--out", str(finished)])
+
+
+def test_another_recipe_does_not_resume(recipe: Path, finished: Path) -> None:
+    with pytest.raises(OutmaskError, match="learning_rate"):
+        main(["--config", str(recipe), "--out", str(finished), "--resume", "--learning_rate", "0.5"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.no_such_field", "3"], "no_such_field"),
+        (["--taxonomy", "no_such_taxonomy"], "no_such_taxonomy"),
+        (["--iterations", "0"], "at least 1"),
+        (["--data_root", "/no/such/folder"], "/no/such/folder"),
+        (["--no_such_option", "1"], "no_such_option"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_line(recipe: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutmaskError, match=message) as caught:
+        main(["--config", str(recipe), "--out", str(out), *arguments])
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
