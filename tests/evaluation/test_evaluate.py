@@ -55,9 +55,11 @@ def test_scores_are_pooled_over_all_images_in_one_pass_each(root: Path) -> None:
     labels = np.concatenate([np.asarray(Image.open(root / f"labels_masks/{index}.png")).ravel() for index in range(3)])
     score = -np.concatenate(reds).astype(float)[labels < 2]
     labels = labels[labels < 2]
-    for name in ("am", "eam"):  # with a single mask, EAM is AM scaled
-        assert report.scores[name]["AP"] == pytest.approx(100 * average_precision_score(labels, score), abs=1e-6)
-        assert report.scores[name]["AUROC"] == pytest.approx(100 * roc_auc_score(labels, score), abs=1e-6)
+    # With a single mask, EAM is AM scaled. The last bit of a sigmoid depends on where its value stands in a vector, so
+    # that a few of the ties between equal reds are broken: no more than a hundredth of a percent.
+    for name in ("am", "eam"):
+        assert report.scores[name]["AP"] == pytest.approx(100 * average_precision_score(labels, score), abs=0.01)
+        assert report.scores[name]["AUROC"] == pytest.approx(100 * roc_auc_score(labels, score), abs=0.01)
         assert set(report.scores[name]) == {"AP", "AUROC", "FPR95", "FPR90"}
     assert report.anomaly_share == pytest.approx(100 * labels.mean())
 
@@ -87,7 +89,7 @@ def test_nan_names_image_and_score(root: Path) -> None:
         evaluate(Broken(), open_benchmark("folder", root), ["am"])
 
 
-@pytest.mark.parametrize(("names", "message"), [([], "no score"), (["am", "best", "top"], "'best', 'top'.*eam")])
+@pytest.mark.parametrize(("names", "message"), [([], "no score.*eam"), (["am", "best"], "'best'.*eam")])
 def test_unknown_scores_are_refused_before_any_pass(root: Path, names: list[str], message: str) -> None:
     segmenter = RedIsKnown()
     with pytest.raises(OutmaskError, match=message):

@@ -269,9 +269,9 @@ def collate(samples: Sequence[Sample], num_classes: int) -> Batch:
     """
     if len(sizes := {sample.labels.shape for sample in samples}) != 1:
         raise OutmaskError(f"a batch needs images of one size, got {sorted(sizes)}: crop them")
-    pixels = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
+    pixels = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
     targets = [Target.from_labels(sample.labels, sample.outlier, num_classes) for sample in samples]
-    return Batch(torch.from_numpy(pixels), targets, [sample.name for sample in samples])
+    return Batch(pixels, targets, [sample.name for sample in samples])
 
 
 def _resize(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:

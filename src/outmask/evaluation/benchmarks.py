@@ -133,6 +133,11 @@ def available() -> list[str]:
     return list(_BENCHMARKS)
 
 
+def describe(name: str) -> str:
+    """What a benchmark is and how its files lie, in one line."""
+    return (_BENCHMARKS[name].__doc__ or "").split("\n")[0].replace("``", "")
+
+
 def open_benchmark(name: str, root: str | Path, anomaly_id: int | None = None) -> Benchmark:
     """The benchmark called ``name``, its files below ``root``.
 

@@ -83,7 +83,10 @@ def evaluate(
             score with NaN; the message names the image.
     """
     names = list(dict.fromkeys(scores))
-    check_scores(names)
+    if not names:
+        raise OutmaskError(f"no score given; expected some of {', '.join(score_engine.available())}")
+    for name in names:
+        score_engine.check(name)
     metrics = {name: PixelMetrics() for name in names}
     for record in progress(benchmark):
         image, label = read_image(record.image), record.label()
@@ -97,19 +100,6 @@ def evaluate(
     values = {name: counted.compute() for name, counted in metrics.items()}
     shares = [value.pop("anomaly_share") for value in values.values()]
     return Report(benchmark.name, segmenter.name, len(benchmark), shares[0], values)
-
-
-def check_scores(names: Sequence[str]) -> None:
-    """Refuse an empty list and names that are no scores, before anything expensive is done.
-
-    Raises:
-        OutmaskError: naming the strangers and the scores there are.
-    """
-    known = score_engine.available()
-    if not names:
-        raise OutmaskError(f"no score given; expected some of {', '.join(known)}")
-    if strangers := [name for name in names if name not in known]:
-        raise OutmaskError(f"unknown score {', '.join(map(repr, strangers))}; expected one of {', '.join(known)}")
 
 
 def _check_sizes(record: Record, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:

@@ -79,7 +79,7 @@ class SetCriterion:
             ``mask_i``, ``dice_i``. Without any target the mask losses are 0 and still differentiable.
 
         Raises:
-            OutmaskError: where targets do not fit the prediction, or a logit is NaN or infinite.
+            OutmaskError: where targets do not fit the prediction, or a cost of the matching is not finite.
         """
         self._validate(prediction, targets)
         layers = (*prediction.auxiliary, prediction)

@@ -44,7 +44,7 @@ def mask_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def mask_dice(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Dice loss ``1 - (2 sum w p y + 1) / (sum w p + sum w y + 1)``, ``p = sigmoid(logits)`` (V-Net, in MaskFormer's form).
+    """Dice loss ``1 - (2 sum w p y + 1) / (sum w p + sum w y + 1)``, ``p = sigmoid(logits)`` (MaskFormer 3.3).
 
     Args, Returns: as :func:`mask_bce`; 0 for a mask without any point that counts.
     """

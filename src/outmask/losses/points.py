@@ -47,7 +47,7 @@ def draw_training_points(
     points = torch.rand(count, total, 2, device=mask_logits.device)
     labels = sample_points(target_maps[:, None], points)  # (T, 1, total)
 
-    certainty = sample_points(mask_logits, points[:, :num_candidates]).abs()
+    certainty = sample_points(mask_logits, points[:, :num_candidates]).abs_()
     certainty.masked_fill_(labels[:, :, :num_candidates].isnan(), torch.inf)
     uncertain = certainty.topk(num_uncertain, dim=2, largest=False, sorted=False).indices
     uniform = torch.arange(num_candidates, total, device=points.device).expand(count, layers, -1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 
 from outmask.errors import OutmaskError
@@ -47,6 +48,8 @@ class TransformersBackbone(nn.Module):
         super().__init__()
         self.body = AutoBackbone.from_config(config)
         self.channels = tuple(int(width) for width in self.body.channels)
+        # ConvNeXt drops the rows and columns that don't fill a patch; ResNet and Swin pad by themselves.
+        self.fill_patches = config.model_type == "convnext"
         for module in self._batch_norms():
             module.requires_grad_(False)
 
@@ -61,8 +64,15 @@ class TransformersBackbone(nn.Module):
         return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """``(B, 3, H, W)`` -> maps at 1/4, 1/8, 1/16, 1/32."""
-        return list(self.body(pixels).feature_maps)
+        """``(B, 3, H, W)`` -> maps at 1/4, 1/8, 1/16, 1/32, sizes rounded up."""
+        if not self.fill_patches:
+            return list(self.body(pixels).feature_maps)
+        height, width = pixels.shape[-2:]
+        maps = self.body(F.pad(pixels, (0, -width % 32, 0, -height % 32))).feature_maps
+        return [
+            feature[..., : -(-height // stride), : -(-width // stride)]
+            for feature, stride in zip(maps, (4, 8, 16, 32), strict=True)
+        ]
 
 
 def build_backbone(backbone: str | Mapping[str, Any]) -> nn.Module:

@@ -59,7 +59,7 @@ class DeformableAttention(nn.Module):
         Args:
             query: ``(B, S, dim)`` tokens with their position added.
             value: ``(B, S, dim)`` tokens of all levels, concatenated.
-            reference: ``(S, 2)`` each token's own place, x and y in [0, 1].
+            reference: ``(S, 2)`` each token's own place, x and y in [0, 1]; at least float32.
             sizes: ``(height, width)`` of every level; ``S`` is the sum of their products.
 
         Returns:
@@ -68,7 +68,8 @@ class DeformableAttention(nn.Module):
         batch, tokens, dim = query.shape
         points = (batch, tokens, self.num_heads, self.num_levels, self.num_points)
         weights = self.attention_weights(query).view(*points[:3], -1).softmax(-1).view(points)
-        extent = query.new_tensor([(width, height) for height, width in sizes])  # offsets are in pixels of their level
+        # Offsets are in pixels of their level.
+        extent = reference.new_tensor([(width, height) for height, width in sizes])
         # The locations keep their products in pixels: x * width - 1/2 is where grid_sample (align_corners=False) reads.
         pixels = reference[:, None, :] * extent - 0.5  # (S, levels, 2)
         pixels = self.sampling_offsets(query).view(*points, 2) + pixels[:, None, :, None, :]
@@ -84,7 +85,8 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
     Args:
         value: ``(B, S, heads, d)``.
         sizes: ``(height, width)`` per level.
-        pixels: ``(B, Q, heads, levels, points, 2)`` sampling places, x and y in pixels of their level (0 = centre of the first).
+        pixels: ``(B, Q, heads, levels, points, 2)`` sampling places, x and y in pixels of their level (0 = centre of the
+            first); at least float32.
         weights: ``(B, Q, heads, levels, points)``.
 
     Returns:
@@ -92,8 +94,8 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
     """
     batch, _, heads, channels = value.shape
     queries, points = pixels.shape[1], pixels.shape[4]
-    output = value.new_zeros(batch * heads, channels, queries)
-    levels = value.split([height * width for height, width in sizes], dim=1)
+    output = pixels.new_zeros(batch * heads, channels, queries)
+    levels = value.to(pixels.dtype).split([height * width for height, width in sizes], dim=1)
     for level, (height, width) in enumerate(sizes):
         image = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         extent = pixels.new_tensor([width, height])
@@ -102,7 +104,7 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
         sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weight = weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, 1, queries, points)
         output = output + (sampled * weight).sum(-1)
-    return output.view(batch, heads * channels, queries).transpose(1, 2)
+    return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
 
 
 def weighted_gather(value: Tensor, sizes: LevelSizes, pixels: Tensor, weights: Tensor) -> Tensor:

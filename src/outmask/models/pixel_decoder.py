@@ -110,6 +110,8 @@ class EncoderLayer(nn.Module):
 def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
     """``(h * w, 2)`` centres of the pixels, x and y in [0, 1]."""
     height, width = size
-    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
-    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+    # bfloat16 places a pixel of a wide map only to a whole pixel, so places stay float32 in a bfloat16 model.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    y = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=dtype) + 0.5) / width
     return torch.stack((x[None].expand(height, -1), y[:, None].expand(-1, width)), -1).reshape(-1, 2)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import IO, Any
 
 import numpy as np
@@ -35,17 +35,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OutmaskError: where the file cannot be written.
     """
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
         try:
-            with open(descriptor, "wb") as file:
+            with beside.open("wb") as file:
                 yield file
-            Path(beside).chmod(0o666 & ~_umask())
-            Path(beside).replace(path)
+            beside.replace(path)
         except BaseException:
-            with contextlib.suppress(OSError):
-                Path(beside).unlink()
+            beside.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise OutmaskError(f"cannot write {path}: {error.strerror or error}") from error
@@ -72,12 +70,24 @@ def write_image(path: Path, pixels: NDArray[Any] | Image.Image) -> None:
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     with replacing(path) as file:
         if path.suffix != ".jpg":
-            image.save(file, "PNG", compress_level=3)  # pictures are a third of a run's time at the default level 6
+            image.save(file, "PNG", compress_level=3)  # a third of the default's time for an eighth more bytes
             return
         if max(image.size) > _JPEG_SIDE:
             scale = _JPEG_SIDE / max(image.size)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         image.save(file, "JPEG", quality=92)
+
+
+def output_stems(images: Sequence[Path]) -> list[str]:
+    """A stem for the outputs of each image, without its suffix unless two of them would then write the same files.
+
+    Args:
+        images: paths relative to a common folder, all different.
+    """
+    stems = [(path.parent / path.stem).as_posix() for path in images]
+    names = [path.as_posix() for path in images]
+    claims = Counter(name.lower() for name in stems + names)  # some file systems ignore case
+    return [stem if claims[stem.lower()] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def output_paths(folder: Path, stem: str | Path) -> list[Path]:
@@ -159,13 +169,11 @@ class RunFile:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             entries = {entry["file"]: entry for entry in values["images"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutmaskError(
-                f"{self.path} is no results file of outmask; remove it or choose another --out"
-            ) from error
+            raise OutmaskError(f"{self.path} is no results file of a run; remove it or choose another --out") from error
         differing = [f"{key} {values.get(key)!r}" for key, value in self._settings.items() if values.get(key) != value]
         if differing:
             raise OutmaskError(
-                f"{self.path} is of a run with {', '.join(differing)}; resume with the same settings or choose another --out"
+                f"{self.path} is of a run with {', '.join(differing)}: resume with the same or choose another --out"
             )
         self._entries = entries
 
@@ -221,10 +229,3 @@ def _as_id_picture(ids: NDArray[np.int32]) -> NDArray[np.uint8] | NDArray[np.uin
 def _plain(value: Any) -> float | None:
     """A JSON number; infinity has none."""
     return float(value) if np.isfinite(value) else None
-
-
-def _umask() -> int:
-    """The user's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

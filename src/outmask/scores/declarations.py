@@ -1,4 +1,4 @@
-"""Every anomaly score, declared: a weight per mask, how the masks are pooled at a pixel, and what becomes of the result.
+"""Every anomaly score, declared: a weight per mask, how masks are pooled at a pixel, and what becomes of the result.
 
 Notation: ``C_q`` the class logits of mask q over K classes and *no object*; ``P_q = softmax(C_q)`` over all K + 1, *no
 object* dropped afterwards and the rest not renormalised; ``m_q = sigmoid(M_q)`` the mask's probability at a pixel;
@@ -18,7 +18,6 @@ from functools import cached_property
 from torch import Tensor
 
 from outmask.errors import OutmaskError
-
 
 Weights = Callable[[Tensor], Tensor]
 """``(N, K + 1)`` class logits -> ``(N, columns)`` weights."""

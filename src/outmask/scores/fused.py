@@ -1,6 +1,6 @@
 """The engine: any set of scores and the closed-set labels in one pass over the output.
 
-A tile of output rows is upsampled, pooled and finished while it is in cache; nothing of size ``N x H x W`` is ever held.
+A tile of output rows is upsampled, pooled and finished while it is in cache; nothing of ``N x H x W`` is ever held.
 The weight columns of all sum-pooled scores share one matrix product with the mask probabilities, and what several
 scores read (``L``, its maximum, the strongest mask's logit) is computed once.
 """
@@ -80,7 +80,7 @@ def evaluate(
                     # The last to read the logits overwrites them: half as many bytes pass through the cache.
                     last = group is groups[-1]
                     pooled = group.pool(logits, logits.values if last else scratch.resize_(logits.values.shape))
-                    parts = pooled.split(group.widths)
+                    parts = torch.split(pooled, group.widths)
                     stacks = {weights: Stack(part) for weights, part in zip(group.weights, parts, strict=True)}
                     for score in group.scores:
                         maps[score.name][image, rows] = score.finish(stacks[score.weights]).view(-1, width)
@@ -102,7 +102,7 @@ class _Group:
 
     pool: _TilePool
     weights: tuple[Weights | None, ...]
-    widths: tuple[int, ...]
+    widths: list[int]
     scores: tuple[Score, ...]
     with_labels: bool
 
@@ -115,10 +115,10 @@ def _groups(class_logits: Tensor, scores: Sequence[Score], with_labels: bool) ->
         labelled = with_labels and pool is Pool.SUM
         weights = tuple(dict.fromkeys([class_probabilities] * labelled + [score.weights for score in members]))
         if pool is Pool.MAX and members:
-            groups.append(_Group(_strongest_probability, weights, (1,), members, False))
+            groups.append(_Group(_strongest_probability, weights, [1], members, False))
         elif weights:
             columns = [weight(class_logits) for weight in weights if weight is not None]
-            widths = tuple(column.shape[1] for column in columns)
+            widths = [column.shape[1] for column in columns]
             groups.append(_Group(_WEIGHTED[pool](torch.cat(columns, 1)), weights, widths, members, labelled))
     return groups
 

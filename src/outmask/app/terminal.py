@@ -1,0 +1,48 @@
+"""What the commands say: results go to standard output, progress, notes and failures to standard error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def tell(line: str) -> None:
+    """One line on standard error, above a progress bar if there is one, never wrapped or coloured."""
+    stderr.print(f"outmask: {line}", soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error; nothing where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Within the block, outmask's own warnings are told as single lines."""
+    handler = _Teller(logging.WARNING)
+    logger = logging.getLogger("outmask")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage())

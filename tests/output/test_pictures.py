@@ -1,0 +1,81 @@
+"""What pictures show of a score."""
+
+import numpy as np
+import pytest
+
+from outmask.output.pictures import heat_map, overlay
+from outmask.types import OpenSetResult, Taxonomy
+
+TAXONOMY = Taxonomy(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+
+
+def make_result(score: np.ndarray, image: np.ndarray | None = None, threshold: float | None = None) -> OpenSetResult:
+    score = score.astype(np.float32)
+    labels = np.zeros(score.shape, np.int32)
+    return OpenSetResult(
+        image=np.full((*score.shape, 3), 90, np.uint8) if image is None else image,
+        score=score,
+        labels=labels,
+        taxonomy=TAXONOMY,
+        score_name="eam",
+        display_range=(-1.0, 0.0),
+        threshold=threshold,
+        open_labels=None if threshold is None else np.where(score > threshold, 2, labels).astype(np.int32),
+    )
+
+
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    return rgb @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def test_heat_grows_brighter_with_the_score() -> None:
+    picture = heat_map(np.linspace(-1, 0, 256, dtype=np.float32)[None], (-1.0, 0.0))
+    assert picture.shape == (1, 256, 3)
+    assert picture.dtype == np.uint8
+    assert (np.diff(luminance(picture[0].astype(float))) > -1).all()  # 8-bit colours round
+    assert luminance(picture[0, 0]) < 5
+    assert luminance(picture[0, -1]) > 230
+
+
+def test_heat_beyond_the_range_is_the_ranges_end() -> None:
+    picture = heat_map(np.array([[-np.inf, -7, -1, 0, 3, np.inf]], np.float32), (-1.0, 0.0))
+    assert (picture[0, :3] == picture[0, 0]).all()
+    assert (picture[0, 3:] == picture[0, 3]).all()
+
+
+def test_overlay_leaves_known_pixels_as_they_are_and_tints_unknown_ones() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    score = np.full((20, 30), -1.0)
+    score[5:10, 5:10] = 0.0
+    picture = np.asarray(overlay(make_result(score, image)))
+    known = score < 0
+    np.testing.assert_array_equal(picture[known], image[known])
+    # Four fifths of the tint are the heat map's brightest colour, which is bright whatever the photo shows.
+    assert luminance(picture[~known]).min() > 150
+
+
+def test_overlay_does_not_draw_on_the_results_own_image() -> None:
+    result = make_result(np.zeros((8, 8)))
+    before = result.image.copy()
+    overlay(result)
+    np.testing.assert_array_equal(result.image, before)
+
+
+def test_open_labels_are_outlined() -> None:
+    score = np.full((60, 60), -0.9)
+    score[20:40, 20:40] = -0.2
+    plain = np.asarray(overlay(make_result(score))).astype(int)
+    outlined = np.asarray(overlay(make_result(score, threshold=-0.5))).astype(int)
+    changed = (plain != outlined).any(axis=-1)
+    assert changed[20, 20:40].all()
+    assert not changed[25:35, 25:35].any()
+    assert not changed[:15].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (1100, 1000)])
+def test_pictures_of_any_size_are_drawn_in_full(size: tuple[int, int]) -> None:
+    score = np.random.default_rng(0).uniform(-1, 0, size).astype(np.float32)
+    whole = heat_map(score, (-1.0, 0.0))
+    assert whole.shape == (*size, 3)
+    np.testing.assert_array_equal(whole[-1:], heat_map(score[-1:], (-1.0, 0.0)))
+    assert overlay(make_result(score, threshold=-0.5)).size == size[::-1]

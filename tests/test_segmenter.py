@@ -1,0 +1,106 @@
+"""The segmenter: any image in, one result at its own size out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import outmask
+from outmask.errors import OutmaskError
+from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.preprocessing import Preprocessing
+from outmask.segmenter import Segmenter
+from outmask.types import Taxonomy
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    config = Mask2FormerConfig(
+        2, "mobilenet_v2", dim=32, num_heads=2, encoder_layers=1, encoder_levels=1, num_queries=4, decoder_layers=1
+    )
+    taxonomy = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)))
+    return Segmenter(Mask2Former(config).eval(), taxonomy, Preprocessing(short_side=32), "tiny")
+
+
+def image(height: int = 40, width: int = 56) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_the_result_has_the_images_size(segmenter: Segmenter) -> None:
+    result = segmenter.predict(image())
+    assert result.score.shape == result.labels.shape == (40, 56)
+    assert result.score.dtype == np.float32
+    assert result.labels.dtype == np.int32
+    assert result.score_name == "eam"
+    assert result.open_labels is None
+    assert result.panoptic is None
+
+
+def test_path_pil_and_array_give_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
+    array = image()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    results = segmenter.predict([str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(array), array])
+    assert isinstance(results, list)
+    assert len(results) == 4
+    assert results[1].source == tmp_path / "a.png"
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.score, results[0].score)
+
+
+def test_the_score_is_the_engines(segmenter: Segmenter) -> None:
+    array = image()
+    prediction = segmenter.model(segmenter.preprocess(array))
+    expected = outmask.score(prediction, "rba", size=(40, 56))[0].detach().numpy()
+    np.testing.assert_allclose(segmenter.predict(array, score="rba").score, expected, atol=1e-6)
+
+
+def test_a_threshold_opens_the_labels(segmenter: Segmenter) -> None:
+    closed = segmenter.predict(image())
+    threshold = float(np.median(closed.score))
+    result = segmenter.predict(image(), task="semantic", threshold=threshold)
+    assert result.open_labels is not None
+    np.testing.assert_array_equal(result.open_labels == 2, closed.score > threshold)
+    np.testing.assert_array_equal(result.open_labels[closed.score <= threshold], closed.labels[closed.score <= threshold])
+
+
+def test_an_operating_point_is_the_default_threshold(segmenter: Segmenter) -> None:
+    calibrated = Segmenter(
+        segmenter.model,
+        segmenter.taxonomy,
+        segmenter.preprocessing,
+        "calibrated",
+        {"eam": {"threshold": -0.25, "origin": "a test"}},
+    )
+    assert calibrated.predict(image()).threshold == -0.25
+    assert calibrated.predict(image(), threshold=-0.5).threshold == -0.5
+    assert calibrated.predict(image(), score="am").threshold is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (33, 31)])
+def test_any_size_is_done(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    assert segmenter.predict(image(*size)).score.shape == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score": "ema"}, "eam"),
+        ({"task": "panoptics"}, "anomaly, semantic"),
+        ({"task": "semantic"}, "threshold"),
+    ],
+)
+def test_bad_requests_are_refused(segmenter: Segmenter, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(OutmaskError, match=message):
+        segmenter.predict(image(), **arguments)  # type: ignore[call-overload]
+
+
+def test_public_names_are_there() -> None:
+    for name in outmask.__all__:
+        assert getattr(outmask, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = outmask.no_such_name
