@@ -21,7 +21,7 @@ from outmask.types import Taxonomy
 def segmenter() -> Segmenter:
     torch.manual_seed(0)
     config = Mask2FormerConfig(
-        2, "mobilenet_v2", dim=32, num_heads=2, encoder_layers=1, encoder_levels=1, num_queries=4, decoder_layers=1
+        2, "mobilenet_v2", dim=64, num_heads=2, encoder_layers=1, encoder_levels=1, num_queries=4, decoder_layers=1
     )
     taxonomy = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)))
     return Segmenter(Mask2Former(config).eval(), taxonomy, Preprocessing(short_side=32), "tiny")

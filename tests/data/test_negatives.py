@@ -82,6 +82,19 @@ def test_an_object_shows_its_own_colour_with_a_soft_rim_and_without_its_old_back
     assert (after.image[core] == RED).all()
 
 
+def test_a_line_one_pixel_wide_stays_visible() -> None:
+    line = Cutout(np.full((1, 12, 3), RED, np.uint8), np.ones((1, 12), bool))
+    after = paste(host(), [line], np.random.default_rng(0), relative_size=None)
+    assert after.outlier.sum() == 12
+    assert (after.image[after.outlier][:, 0] >= 125).all()
+
+
+def test_an_object_that_covers_little_of_its_box_does_not_vanish_when_shrunk() -> None:
+    sparse = Cutout(np.full((40, 40, 3), RED, np.uint8), np.eye(40, dtype=bool))
+    after = paste(host(), [sparse], np.random.default_rng(0), relative_size=(0.2, 0.2))
+    assert after.outlier.sum() >= 4
+
+
 def test_an_object_pasted_on_ignored_pixels_is_void_there() -> None:
     blank = Sample(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), IGNORE, np.uint8), np.zeros((9, 9), bool), "blank")
     after = paste(blank, [disc(5, 5)], np.random.default_rng(0), relative_size=None)

@@ -219,6 +219,24 @@ def test_every_image_is_drawn_once_an_epoch_in_an_order_of_its_own() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+def test_a_datasets_images_come_in_another_order_every_epoch() -> None:
+    samples = DrawnSamples([Numbered(8)], [], seed=0, length=32)
+    orders = {tuple(samples.source(i)[1] for i in range(start, start + 8)) for start in range(0, 32, 8)}
+    assert len(orders) == 4
+
+
+def test_datasets_alternate_within_an_epoch() -> None:
+    samples = drawn(32, seed=0)
+    orders = {tuple(samples.source(i)[0] for i in range(start, start + 8)) for start in range(0, 32, 8)}
+    assert len(orders) > 1
+    assert (0, 0, 0, 0, 0, 1, 1, 1) not in orders
+
+
+def test_an_image_is_transformed_anew_each_time_it_is_drawn() -> None:
+    samples = DrawnSamples([Numbered(1)], [RandomScaleCrop((20, 20), (4, 16))], seed=0, length=20)
+    assert len({samples[i].labels.tobytes() for i in range(20)}) > 10
+
+
 def test_weights_set_each_datasets_share_and_its_images_still_come_in_turn() -> None:
     samples = drawn(80, seed=0, weights=[1, 3])
     names = [int(samples[i].name) for i in range(80)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from numbers import Integral
 
 from torch import Tensor
 
@@ -98,6 +99,6 @@ def _declared(name: str) -> Score:
 
 
 def _checked(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
         raise OutmaskError(f"size must be (height, width), two positive integers, got {tuple(size)}")
-    return size[0], size[1]
+    return int(size[0]), int(size[1])

@@ -18,9 +18,9 @@ from outmask.scores.declarations import Pool, Score, Stack, Weights, class_proba
 from outmask.scores.upsampling import upsampled_tiles
 from outmask.types import MaskPrediction
 
-# Mask logits of a tile. CPU: of one to eight megabytes, the fastest on two cores of 2 MB second-level cache each.
+# Mask logits of a tile. CPU: of 1 to 32 MB, the fastest on cores with 2 MB of second-level cache each.
 # GPU: launches should be worth their while.
-_CPU_TILE_BYTES = 3 << 20
+_CPU_TILE_BYTES = 4 << 20
 _GPU_TILE_BYTES = 64 << 20
 
 # Log-odds beyond which 1 - m w can leave float32's range, e^-87, before its logarithm is taken.
