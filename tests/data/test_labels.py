@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -41,6 +41,7 @@ def test_an_image_without_known_classes_gives_an_empty_target(value: int) -> Non
     assert bool(target.ignore.all()) is (value == IGNORE)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     labels=arrays.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, IGNORE, VOID])),
     outlier=arrays.arrays(np.bool_, (4, 5)),

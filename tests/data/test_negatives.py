@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -133,6 +133,7 @@ def test_the_longest_side_is_a_fraction_of_the_hosts_shorter_side(fraction: floa
     assert after.outlier.any(0).sum() == round(40 * fraction * 60 / 90)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     host_size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -379,6 +380,7 @@ def compress(runs: list[int]) -> str:
     return text
 
 
+@settings(max_examples=60, deadline=None)
 @given(runs=st.lists(st.integers(0, 5000), min_size=1, max_size=12))
 def test_compressed_and_plain_run_lengths_are_the_same_mask(runs: list[int]) -> None:
     runs[-1] += sum(runs) % 2

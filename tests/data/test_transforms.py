@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -111,6 +111,7 @@ def test_what_lies_outside_of_a_small_image_is_ignored_padding() -> None:
     assert np.array_equal(after.outlier, ~padding), "padding is never an outlier"
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     crop=st.tuples(st.integers(1, 30), st.integers(1, 30)),

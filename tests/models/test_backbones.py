@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoBackbone, AutoConfig
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, PretrainedConfig
 
 from outmask.errors import OutmaskError
 from outmask.models import BACKBONES, build_backbone, load_pretrained
@@ -18,6 +18,10 @@ TINY: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
 }
 CONVNEXT: dict[str, Any] = {"model_type": "convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+
+
+def config(**settings: Any) -> PretrainedConfig:
+    return AutoConfig.for_model(**{**TINY, **settings}, out_features=["stage1", "stage4"])
 
 
 @pytest.mark.parametrize(
@@ -57,31 +61,49 @@ def test_convnext_sees_the_rows_and_columns_that_fill_no_patch() -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(OutmaskError, match="unknown backbone 'resnet18'.*mobilenet_v2, resnet50"):
+    with pytest.raises(OutmaskError, match=r"unknown backbone 'resnet18'.*mobilenet_v2, resnet50"):
         build_backbone("resnet18")
     with pytest.raises(OutmaskError, match="model_type"):
         build_backbone({"depths": [1, 1, 1, 1]})
 
 
-def test_pretrained_weights_are_those_of_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [AutoBackbone, AutoModel, AutoModelForImageClassification])
+def test_pretrained_weights_are_those_of_the_folder(kind: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    settings = {name: value for name, value in TINY.items() if name != "model_type"}
-    donor = AutoBackbone.from_config(AutoConfig.for_model("resnet", **settings, out_features=["stage4"])).eval()
+    donor = kind.from_config(config()).eval()
     donor.save_pretrained(tmp_path)
     backbone = build_backbone(TINY).eval()
     load_pretrained(backbone, str(tmp_path))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(backbone(pixels)[-1], donor(pixels).feature_maps[0])
+        expected = donor(pixels, output_hidden_states=True).hidden_states
+        for feature, hidden in zip(backbone(pixels), expected[-4:], strict=True):
+            assert torch.equal(feature, hidden)
+
+
+def test_a_swin_classifier_gives_all_but_the_norms_of_the_maps(tmp_path: Path) -> None:
+    settings = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 3}
+    donor = AutoModelForImageClassification.from_config(AutoConfig.for_model("swin", **settings))
+    donor.save_pretrained(tmp_path)
+    backbone = build_backbone({"model_type": "swin", **settings})
+    load_pretrained(backbone, str(tmp_path))
+    block = backbone.get_submodule("body.swin.encoder.layers.3.blocks.0").state_dict()
+    for name, weight in donor.swin.encoder.layers[3].blocks[0].state_dict().items():
+        assert torch.equal(block[name], weight)
 
 
 def test_pretrained_weights_that_are_absent_or_of_another_backbone_are_refused(tmp_path: Path) -> None:
     backbone = build_backbone(TINY)
-    with pytest.raises(OutmaskError, match="no backbone weights at"):
+    complaints = []
+    with pytest.raises(OutmaskError, match="no backbone weights at") as caught:
         load_pretrained(backbone, str(tmp_path / "nothing"))
-    settings = {name: value for name, value in TINY.items() if name != "model_type"}
-    wider = AutoConfig.for_model("resnet", **{**settings, "hidden_sizes": [16, 24, 32, 48]})
-    AutoBackbone.from_config(wider).save_pretrained(tmp_path)
+    complaints.append(str(caught.value))
+    AutoBackbone.from_config(config(hidden_sizes=[16, 24, 32, 48])).save_pretrained(tmp_path / "wider")
     with pytest.raises(OutmaskError, match="don't fit this backbone") as caught:
-        load_pretrained(backbone, str(tmp_path))
-    assert "\n" not in str(caught.value)
+        load_pretrained(backbone, str(tmp_path / "wider"))
+    complaints.append(str(caught.value))
+    AutoBackbone.from_config(AutoConfig.for_model(**CONVNEXT)).save_pretrained(tmp_path / "other")
+    with pytest.raises(OutmaskError, match="are no resnet's") as caught:
+        load_pretrained(backbone, str(tmp_path / "other"))
+    complaints.append(str(caught.value))
+    assert not any("\n" in complaint for complaint in complaints)

@@ -112,9 +112,14 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         return
     assert isinstance(backbone, TransformersBackbone)
     try:
-        donor = AutoBackbone.from_pretrained(source, out_features=STAGES)
-    except (OSError, ValueError) as error:
+        # The class itself: AutoBackbone.from_pretrained takes hub ids only.
+        donor, report = type(backbone.body).from_pretrained(source, out_features=STAGES, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
         raise OutmaskError(f"no backbone weights at {source!r}: {str(error).splitlines()[0]}") from None
+    # The norms of the maps are a backbone's own: a classifier, which is what weights are published of, has none.
+    if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms." not in name):
+        kind = donor.config.model_type
+        raise OutmaskError(f"the weights of {source!r} are no {kind}'s: {len(missing)} are missing, such as {missing[0]}")
     try:
         backbone.body.load_state_dict(donor.state_dict())
     except RuntimeError as error:
