@@ -49,7 +49,9 @@ def test_it_survives_json() -> None:
     assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
 
 
-@pytest.mark.parametrize("change", [{"std": (1.0, 0.0, 1.0)}, {"mean": (1.0, 2.0)}, {"short_side": 0}, {"long_side": -1}])
+@pytest.mark.parametrize(
+    "change", [{"std": (1.0, 0.0, 1.0)}, {"mean": (1.0, 2.0)}, {"short_side": 0}, {"long_side": -1}]
+)
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(OutmaskError):
         Preprocessing(**change)  # type: ignore[arg-type]

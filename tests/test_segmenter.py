@@ -65,7 +65,9 @@ def test_a_threshold_opens_the_labels(segmenter: Segmenter) -> None:
     result = segmenter.predict(image(), task="semantic", threshold=threshold)
     assert result.open_labels is not None
     np.testing.assert_array_equal(result.open_labels == 2, closed.score > threshold)
-    np.testing.assert_array_equal(result.open_labels[closed.score <= threshold], closed.labels[closed.score <= threshold])
+    np.testing.assert_array_equal(
+        result.open_labels[closed.score <= threshold], closed.labels[closed.score <= threshold]
+    )
 
 
 def test_an_operating_point_is_the_default_threshold(segmenter: Segmenter) -> None:

@@ -67,7 +67,15 @@ def test_no_object_is_no_known_class() -> None:
 
 @pytest.mark.parametrize("change", [{"id": 0}, {"area": 0}, {"bbox": (0, 0, 0, 3)}])
 def test_a_bad_segment_is_refused(change: dict[str, Any]) -> None:
-    values = {"id": 1, "class_id": 0, "name": "road", "is_unknown": False, "area": 4, "score": 0.5, "bbox": (0, 0, 2, 2)}
+    values = {
+        "id": 1,
+        "class_id": 0,
+        "name": "road",
+        "is_unknown": False,
+        "area": 4,
+        "score": 0.5,
+        "bbox": (0, 0, 2, 2),
+    }
     assert Segment(**values).area == 4  # type: ignore[arg-type]
     with pytest.raises(OutmaskError):
         Segment(**{**values, **change})  # type: ignore[arg-type]

@@ -24,7 +24,18 @@ _HOMES = {
     "score": "outmask.scores",
 }
 
-__all__ = [*_HOMES, "metrics", "scores"]  # noqa: PLE0604
+__all__ = [
+    "MaskPrediction",
+    "OpenSetResult",
+    "OutmaskError",
+    "Segment",
+    "Segmenter",
+    "Taxonomy",
+    "load",
+    "metrics",
+    "score",
+    "scores",
+]
 
 if TYPE_CHECKING:
     from outmask import metrics, scores

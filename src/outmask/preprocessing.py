@@ -37,7 +37,9 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise OutmaskError(f"mean and std need three values each, std above 0, got {self.mean} and {self.std}")
         if any(side is not None and side < 1 for side in (self.short_side, self.long_side)):
-            raise OutmaskError(f"short_side and long_side must be at least 1, got {self.short_side} and {self.long_side}")
+            raise OutmaskError(
+                f"short_side and long_side must be at least 1, got {self.short_side} and {self.long_side}"
+            )
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """``(height, width)`` that an image is resized to; its aspect stays, each side has at least one pixel."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -60,12 +60,12 @@ class Segmenter:
 
     @overload
     def predict(
-        self, image: Sequence[ImageSource], task: Task = ..., score: str = ..., threshold: float | None = ...
+        self, image: list[ImageSource], task: Task = ..., score: str = ..., threshold: float | None = ...
     ) -> list[OpenSetResult]: ...
 
     def predict(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: ImageSource | list[ImageSource],
         task: Task = "anomaly",
         score: str = "eam",
         threshold: float | None = None,
@@ -76,7 +76,7 @@ class Segmenter:
             image: path, PIL image, ``(H, W, 3)`` RGB uint8 array, or a list of them.
             task: ``"anomaly"`` for scores; ``"semantic"`` also needs open labels, hence a threshold.
             score: one of ``outmask.scores.available()``.
-            threshold: scores above it are unknown; by default the model's operating point for this score, if it has one.
+            threshold: scores above it are unknown; by default the model's operating point for this score, if any.
 
         Returns:
             one result at the image's own resolution; a list for a list.
@@ -84,7 +84,7 @@ class Segmenter:
         Raises:
             OutmaskError: on an unreadable image, an unknown task or score, a semantic task without a threshold.
         """
-        if isinstance(image, list | tuple):
+        if isinstance(image, list):
             return [self.predict(one, task, score, threshold) for one in image]
         if task not in get_args(Task):
             raise OutmaskError(f"unknown task {task!r}: choose from {', '.join(get_args(Task))}")
@@ -92,9 +92,11 @@ class Segmenter:
         if threshold is None and score in self.operating_points:
             threshold = float(self.operating_points[score]["threshold"])
         if threshold is None and task == "semantic":
-            raise OutmaskError(f"task 'semantic' needs a threshold: {self.name} has no operating point for {score!r}, give one")
+            raise OutmaskError(
+                f"task 'semantic' needs a threshold: {self.name} has no operating point for {score!r}, give one"
+            )
 
-        pixels = read_image(image)  # type: ignore[arg-type]
+        pixels = read_image(image)
         height, width = pixels.shape[:2]
         maps = scores.evaluate(self.prediction(pixels), [score], (height, width))
         anomaly = maps[score][0].cpu().numpy()
@@ -118,7 +120,7 @@ def load(source: str | Path = "street", device: str | torch.device | None = None
     """Load a model, in eval mode and ready to run.
 
     Args:
-        source: a bundled model's name, a hub id, a folder (ours or transformers') or an original ``.pkl`` / ``.pth`` file.
+        source: a bundled model's name, a hub id, a folder (ours or transformers') or an original ``.pkl``, ``.pth`` file.
         device: where to run; by default CUDA where there is one, else the CPU.
 
     Raises:

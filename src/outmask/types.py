@@ -69,8 +69,9 @@ class Taxonomy:
         names: K class names, unique.
         colors: K RGB colours, 0-255, for pictures.
         things: K flags, True for countable classes (*things*), False for *stuff*; None where nothing is known.
-        ground: names of the stuff classes one drives or walks on (road, sidewalk); refinement keeps them (Mask2Anomaly 4.4).
-        evaluation_ids: K ids under which a benchmark's files know the classes (Cityscapes' label ids); default 0 ... K-1.
+        ground: names of the stuff classes one drives or walks on (road, sidewalk); refinement keeps them (Mask2Anomaly
+            4.4).
+        evaluation_ids: K ids of the classes in a benchmark's files (Cityscapes' label ids); default 0 ... K-1.
         unknown_id: id of *unknown* in open labels; default K.
         void_id: id of pixels without any class; default 255.
 

@@ -42,7 +42,7 @@ def test_sizes_of_numpy_are_sizes() -> None:
 
 
 def test_unknown_score_is_refused_with_the_one_that_was_meant() -> None:
-    with pytest.raises(OutmaskError, match="'eam-enrgy'.*did you mean 'eam-energy'.*choose from am, ahm") as refusal:
+    with pytest.raises(OutmaskError, match=r"'eam-enrgy'.*did you mean 'eam-energy'.*choose from am, ahm") as refusal:
         scores.score(PREDICTION, "eam-enrgy", (2, 2))
     assert "\n" not in str(refusal.value)
     with pytest.raises(OutmaskError, match="unknown score 'xyz123': choose from"):
@@ -66,7 +66,7 @@ def test_bad_sizes_are_refused(size: tuple[int, int]) -> None:
 
 def test_uno_is_refused_without_a_negative_class() -> None:
     prediction = MaskPrediction(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4, 6))
-    with pytest.raises(OutmaskError, match="'uno' expects a known class and.*negative class"):
+    with pytest.raises(OutmaskError, match=r"'uno' expects a known class and.*negative class"):
         scores.score(prediction, "uno", (4, 6))
 
 

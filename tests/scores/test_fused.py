@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -223,7 +224,7 @@ def test_bounds_and_identities(prediction: MaskPrediction, size: tuple[int, int]
 
 @settings(max_examples=25, deadline=None)
 @given(predictions, sizes, st.randoms())
-def test_order_of_masks_does_not_count(prediction: MaskPrediction, size: tuple[int, int], random) -> None:  # type: ignore[no-untyped-def]
+def test_order_of_masks_does_not_count(prediction: MaskPrediction, size: tuple[int, int], random: Random) -> None:
     order = list(range(prediction.class_logits.shape[1]))
     random.shuffle(order)
     shuffled = MaskPrediction(prediction.class_logits[:, order], prediction.mask_logits[:, order])

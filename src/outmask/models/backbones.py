@@ -94,7 +94,9 @@ def build_backbone(backbone: str | Mapping[str, Any]) -> nn.Module:
     model_type = settings.pop("model_type", None)
     if model_type is None:
         raise OutmaskError("a backbone given as a dict needs transformers' 'model_type', such as resnet or swin")
-    return TransformersBackbone(AutoConfig.for_model(model_type, **{**settings, "out_features": STAGES, "out_indices": None}))
+    return TransformersBackbone(
+        AutoConfig.for_model(model_type, **{**settings, "out_features": STAGES, "out_indices": None})
+    )
 
 
 def load_pretrained(backbone: nn.Module, source: str) -> None:
@@ -119,8 +121,12 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
     # The norms of the maps are a backbone's own: a classifier, which is what weights are published of, has none.
     if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms." not in name):
         kind = donor.config.model_type
-        raise OutmaskError(f"the weights of {source!r} are no {kind}'s: {len(missing)} are missing, such as {missing[0]}")
+        raise OutmaskError(
+            f"the weights of {source!r} are no {kind}'s: {len(missing)} are missing, such as {missing[0]}"
+        )
     try:
         backbone.body.load_state_dict(donor.state_dict())
     except RuntimeError as error:
-        raise OutmaskError(f"the weights of {source!r} don't fit this backbone: {' '.join(str(error).split())}") from None
+        raise OutmaskError(
+            f"the weights of {source!r} don't fit this backbone: {' '.join(str(error).split())}"
+        ) from None

@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Deformable DETR, eq. 3), the sampling at the heart of the pixel decoder.
 
-``weighted_gather`` reads all bilinear corners of all points of all levels in one ``embedding_bag``; ``grid_sample_attention``
-is the literal form: the oracle, and what exporters can trace. Both compute the same.
+``weighted_gather`` reads all bilinear corners of all points of all levels in one ``embedding_bag``;
+``grid_sample_attention`` is the literal form: the oracle, and what exporters can trace. Both compute the same.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
     Args:
         value: ``(B, S, heads, d)``.
         sizes: ``(height, width)`` per level.
-        pixels: ``(B, Q, heads, levels, points, 2)`` sampling places, x and y in pixels of their level (0 = centre of the
-            first); at least float32.
+        pixels: ``(B, Q, heads, levels, points, 2)`` sampling places, x and y in pixels of their level, 0 = centre of
+            the first; at least float32.
         weights: ``(B, Q, heads, levels, points)``.
 
     Returns:
@@ -95,7 +95,7 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
     batch, _, heads, channels = value.shape
     queries, points = pixels.shape[1], pixels.shape[4]
     output = pixels.new_zeros(batch * heads, channels, queries)
-    levels = value.to(pixels.dtype).split([height * width for height, width in sizes], dim=1)
+    levels = torch.split(value.to(pixels.dtype), [height * width for height, width in sizes], dim=1)
     for level, (height, width) in enumerate(sizes):
         image = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         extent = pixels.new_tensor([width, height])

@@ -21,10 +21,12 @@ class Mask2FormerConfig:
 
     Attributes:
         num_classes: K known classes.
-        backbone: a name of ``outmask.models.backbones.BACKBONES`` or a transformers configuration with its ``model_type``.
+        backbone: a name of ``outmask.models.backbones.BACKBONES``, or a transformers configuration with its
+            ``model_type``.
         dim: channels of both decoders, a multiple of 32.
         num_heads: attention heads, of both decoders.
-        encoder_layers, encoder_ffn_dim, num_points: deformable layers of the pixel decoder, their feed-forward width, points a head.
+        encoder_layers, encoder_ffn_dim, num_points: deformable layers of the pixel decoder, their feed-forward width,
+            points a head and level.
         encoder_levels: coarse maps that the deformable layers see (1-3, or all 4).
         num_queries: N, the masks.
         decoder_layers, decoder_ffn_dim: of the mask decoder.
@@ -51,7 +53,9 @@ class Mask2FormerConfig:
 
     def __post_init__(self) -> None:
         if self.dim % 32 or self.dim % self.num_heads:
-            raise OutmaskError(f"dim must be a multiple of 32 and of num_heads, got dim {self.dim}, num_heads {self.num_heads}")
+            raise OutmaskError(
+                f"dim must be a multiple of 32 and of num_heads, got dim {self.dim}, num_heads {self.num_heads}"
+            )
         if not (1 <= self.encoder_levels <= 4 and 1 <= self.decoder_levels <= 4):
             raise OutmaskError(
                 f"encoder_levels and decoder_levels must be 1 to 4, got {self.encoder_levels} and {self.decoder_levels}"

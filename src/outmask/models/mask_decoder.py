@@ -25,8 +25,8 @@ class MaskDecoder(nn.Module):
         num_queries: N, the masks.
         num_layers: decoder layers; the raw queries predict too, so there are ``num_layers + 1`` predictions.
         num_levels: maps from the pixel decoder, visited round robin, coarsest first.
-        attention: ``"masked"`` (MA, eq. 6: a query sees the foreground of its previous mask), ``"global"`` (GMA, eq. 8: a second
-            attention sees the background) or ``"cross"`` (CA: everything).
+        attention: ``"masked"`` (MA, eq. 6: a query sees the foreground of its previous mask), ``"global"`` (GMA, eq. 8:
+            a second attention sees the background) or ``"cross"`` (CA: everything).
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class MaskDecoder(nn.Module):
             values.append(value)
             keys.append(value + sine_positions((height, width), value.shape[2], value))
             # Resizing is linear: masks of the resized embedding are the resized masks, at a fraction of the cost.
-            shrunk.append(F.interpolate(pixel_embedding, (height, width), mode="bilinear", align_corners=False).flatten(2))
+            shrunk.append(
+                F.interpolate(pixel_embedding, (height, width), mode="bilinear", align_corners=False).flatten(2)
+            )
 
         position = self.query_embed.expand(batch, -1, -1)
         queries = self.query_feat.expand(batch, -1, -1)
@@ -154,10 +156,10 @@ class Attention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-        """``(B, N, dim)`` queries, ``(B, S, dim)`` keys and values, ``visible`` ``(B, 1, N, S)`` bool -> ``(B, N, dim)``."""
+        """``(B, N, dim)`` queries, ``(B, S, dim)`` keys and values, ``(B, 1, N, S)`` bool -> ``(B, N, dim)``."""
 
         def split(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            return tokens.view(*tokens.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
             split(self.q_proj(query)), split(self.k_proj(key)), split(self.v_proj(value)), attn_mask=visible

@@ -1,4 +1,4 @@
-"""MobileNetV2 1.0 (Sandler et al. 2018) with its BatchNorm folded into the convolutions, as TensorFlow Lite ships it."""
+"""MobileNetV2 1.0 (Sandler et al. 2018), its BatchNorm folded into the convolutions, as TensorFlow Lite ships it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SameConv(nn.Conv2d):
             pads += [total // 2, total - total // 2]
         if any(pads):
             input = F.pad(input, pads)
-        return self._conv_forward(input, self.weight, self.bias)
+        return F.conv2d(input, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -104,11 +104,15 @@ class MobileNetV2(nn.Module):
         convolutions = [module for module in self.modules() if isinstance(module, SameConv)]
         weights = sorted(name for name in arrays if name.endswith("_w"))
         if len(weights) < len(convolutions):
-            raise OutmaskError(f"{path}: expected at least {len(convolutions)} arrays named NN_KIND_sSTRIDE_w, got {len(weights)}")
+            raise OutmaskError(
+                f"{path}: expected at least {len(convolutions)} arrays named NN_KIND_sSTRIDE_w, got {len(weights)}"
+            )
         for convolution, name in zip(convolutions, weights, strict=False):
             weight, bias = arrays[name], arrays.get(name[:-1] + "b")
             if weight.shape != tuple(convolution.weight.shape) or bias is None or convolution.bias is None:
-                raise OutmaskError(f"{path}: {name} is {weight.shape}, expected {tuple(convolution.weight.shape)} and a bias")
+                raise OutmaskError(
+                    f"{path}: {name} is {weight.shape}, expected {tuple(convolution.weight.shape)} and a bias"
+                )
             with torch.no_grad():
                 convolution.weight.copy_(torch.from_numpy(weight))
                 convolution.bias.copy_(torch.from_numpy(bias))

@@ -19,8 +19,8 @@ class PixelDecoder(nn.Module):
         channels: of the backbone's maps at 1/4, 1/8, 1/16, 1/32.
         dim: channels of everything here; a multiple of 32 (GroupNorm).
         num_heads, num_layers, num_points, ffn_dim: of the deformable encoder.
-        encoder_levels: how many of the coarsest maps the encoder takes (3 in Mask2Former; 1 in RbA's variant); the finer
-            ones join through the pyramid.
+        encoder_levels: how many of the coarsest maps the encoder takes (3 in Mask2Former; 1 in RbA's variant); the
+            finer ones join through the pyramid.
         output_levels: how many of the coarsest maps the mask decoder gets.
     """
 
@@ -54,8 +54,8 @@ class PixelDecoder(nn.Module):
         )
         self.mask_features = nn.Conv2d(dim, dim, 1)
         for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)  # type: ignore[index, arg-type]
-            nn.init.zeros_(projection[0].bias)  # type: ignore[index, arg-type]
+            nn.init.xavier_uniform_(projection[0].weight)  # type: ignore[index]
+            nn.init.zeros_(projection[0].bias)  # type: ignore[index]
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the backbone's features.
@@ -68,9 +68,13 @@ class PixelDecoder(nn.Module):
         """
         coarse_to_fine = list(features)[::-1]
         maps = self.encode(coarse_to_fine[: self.encoder_levels])
-        for feature, lateral, output in zip(coarse_to_fine[self.encoder_levels :], self.lateral, self.output, strict=True):
+        for feature, lateral, output in zip(
+            coarse_to_fine[self.encoder_levels :], self.lateral, self.output, strict=True
+        ):
             side = lateral(feature)
-            maps.append(output(side + F.interpolate(maps[-1], size=side.shape[-2:], mode="bilinear", align_corners=False)))
+            maps.append(
+                output(side + F.interpolate(maps[-1], size=side.shape[-2:], mode="bilinear", align_corners=False))
+            )
         return self.mask_features(maps[-1]), maps[: self.output_levels]
 
     def encode(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -85,8 +89,8 @@ class PixelDecoder(nn.Module):
         reference = torch.cat([_pixel_centres(size, tokens) for size in sizes])
         for layer in self.layers:
             tokens = layer(tokens, position, reference, sizes)
-        parts = tokens.split([height * width for height, width in sizes], dim=1)
-        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        parts = torch.split(tokens, [height * width for height, width in sizes], dim=1)
+        return [part.transpose(1, 2).reshape(-1, dim, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class EncoderLayer(nn.Module):

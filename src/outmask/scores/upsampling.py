@@ -62,9 +62,10 @@ def upsampled_tiles(
 def _row_coordinates(in_height: int, height: int, dtype: torch.dtype) -> tuple[list[int], Tensor]:
     """Of each output row: the input row above it, and how far below that row it lies, in ``[0, 1]``.
 
-    Rounded as ``F.interpolate`` rounds: its coordinates are of the type that it computes in.
+    Rounded as ``F.interpolate`` rounds in its kernels' fused multiply-add, once to the type that it computes in: at a
+    thousand float32 rows, a coordinate's last place is 6e-5 of a row.
     """
-    scale = torch.tensor(in_height, dtype=dtype) / height
-    position = (scale * (torch.arange(height, dtype=dtype) + 0.5) - 0.5).clamp(min=0)
+    scale = (torch.tensor(in_height, dtype=dtype) / height).double()
+    position = (scale * (torch.arange(height) + 0.5).double() - 0.5).to(dtype).clamp(min=0)
     upper = position.floor().clamp(max=in_height - 1)
     return upper.int().tolist(), (position - upper).clamp(max=1)

@@ -26,8 +26,8 @@ VALIDATION_SCORES = ("eam", "aem", "am", "unclaimed")
 class SegmentationTraining(L.LightningModule):
     """One model in training.
 
-    Every random choice of an iteration follows from the seed and the iteration's number, so that a run that was killed and
-    resumed is the same run.
+    Every random choice of an iteration follows from the seed and the iteration's number, so that a run that was killed
+    and resumed is the same run.
     """
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
@@ -42,7 +42,9 @@ class SegmentationTraining(L.LightningModule):
         self._pixel_metrics: dict[str, PixelMetrics] = {}
         self._confusion = np.zeros((0, 0), dtype=np.int64)
 
-    def transfer_batch_to_device(self, batch: Batch | Sample, device: torch.device, dataloader_idx: int) -> Batch | Sample:
+    def transfer_batch_to_device(
+        self, batch: Batch | Sample, device: torch.device, dataloader_idx: int
+    ) -> Batch | Sample:
         """Training batches move; a validation sample stays an array, as a user's image would be."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
@@ -97,7 +99,8 @@ class SegmentationTraining(L.LightningModule):
 
         def factor(step: int) -> float:
             warm = min(1.0, (step + 1) / (recipe.warmup + 1))
-            return warm * max(0.0, 1 - step / recipe.iterations) ** 0.9
+            decay: float = max(0.0, 1 - step / recipe.iterations) ** 0.9
+            return warm * decay
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -112,7 +115,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
     undecayed = {
-        id(parameter) for module in model.modules() if isinstance(module, norms) for parameter in module.parameters(False)
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, norms)
+        for parameter in module.parameters(False)
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -10,7 +10,7 @@ from outmask.data.datasets import SegmentationDataset, open_dataset
 from outmask.data.labels import Sample
 from outmask.data.negatives import CocoInstances, FolderObjects, MixedObjects, NegativeSource, PasteNegatives
 from outmask.data.taxonomies import taxonomy
-from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, Transform
+from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, SampleSource, Transform
 from outmask.errors import OutmaskError
 from outmask.losses import SetCriterion
 from outmask.models import Mask2Former, Mask2FormerConfig, load_pretrained
@@ -94,7 +94,8 @@ class Recipe:
         negatives: objects to paste while training; none by default.
         validation_negatives: objects pasted on validation images; they should come from other sources.
         data_root: folder that the datasets' and objects' roots are relative to.
-        pretrained: backbone weights: an ``.npz`` (MobileNetV2, relative to ``data_root``), a transformers folder or hub id.
+        pretrained: backbone weights: an ``.npz`` (MobileNetV2; relative to ``data_root``), a transformers folder or a
+            hub id.
         start_from: model folder to fine-tune; its architecture must equal ``model``.
         crop: height and width of a training crop.
         short_side: fewest and most pixels of a training image's short side before it is cropped.
@@ -225,12 +226,17 @@ def build_training_set(recipe: Recipe) -> DrawnSamples:
 def build_validation(recipe: Recipe) -> list[Sample]:
     """The validation images, with objects pasted where the recipe says so; the same at every call."""
     samples: list[Sample] = []
-    source = recipe.validation_negatives and build_negatives(recipe.validation_negatives, recipe.data_root)
+    objects = recipe.validation_negatives
+    source = None if objects is None else build_negatives(objects, recipe.data_root)
     datasets = [_open(dataset, recipe) for dataset in recipe.validation]
     total = sum(len(dataset) for dataset in datasets)
     share = min(1.0, recipe.validation_images / total) if recipe.validation_images and total else 1.0
     for dataset in datasets:
-        images = dataset if source is None else PastedValidation(dataset, source, seed=recipe.seed)
+        images: SampleSource = dataset
+        if objects is not None and source is not None:
+            images = PastedValidation(
+                dataset, source, seed=recipe.seed, count=objects.count, relative_size=objects.relative_size
+            )
         count = max(1, round(share * len(dataset)))
         samples += [images[index * len(dataset) // count] for index in range(count)]
     return samples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from functools import partial
@@ -28,14 +27,16 @@ from outmask.training.recipe import Recipe, build_taxonomy, build_training_set, 
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Parse ``--config recipe.yaml --out DIR [--resume] [--key value ...]`` and train; returns the trained model's folder.
+    """Parse ``--config recipe.yaml --out DIR [--resume] [--key value ...]`` and train; returns the model's folder.
 
     Raises:
         OutmaskError: on a bad recipe, or where ``--out`` holds another run.
     """
     parser = ArgumentParser(prog="outmask train", description="Train a model by a recipe.", exit_on_error=False)
     parser.add_argument("--config", action="config", help="recipe, YAML")
-    parser.add_argument("--out", type=str, required=True, help="folder of the run: checkpoints, logs and the trained model")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder of the run: checkpoints, logs and the trained model"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_class_arguments(Recipe)
     try:
@@ -166,7 +167,7 @@ class LastCheckpoint(Callback):
         beside = self.path.with_suffix(".partial")
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
-            os.replace(beside, self.path)
+            beside.replace(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
