@@ -120,7 +120,7 @@ def load(source: str | Path = "street", device: str | torch.device | None = None
     """Load a model, in eval mode and ready to run.
 
     Args:
-        source: a bundled model's name, a hub id, a folder (ours or transformers') or an original ``.pkl``, ``.pth`` file.
+        source: a bundled model's name, a hub id, a folder (ours or transformers'), an original ``.pkl`` or ``.pth``.
         device: where to run; by default CUDA where there is one, else the CPU.
 
     Raises:

@@ -107,7 +107,8 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
         operating_points={},
         licence=recipe.licence,
         provenance={
-            "recipe": description,
+            # Where the data lay on one machine says nothing to anybody else.
+            "recipe": {name: value for name, value in description.items() if name != "data_root"},
             "iterations": trainer.global_step,
             "training_hours": round(clock.seconds / 3600, 2),
             "validation": {name.removeprefix("val/"): round(float(value), 2) for name, value in results.items()},
