@@ -16,7 +16,12 @@ BACKBONES: dict[str, Callable[[], Any]] = {
         embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[2, 1, 2, 1], out_features=STAGES
     ),
     "swin": lambda: SwinConfig(
-        embed_dim=12, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, drop_path_rate=0.2, out_features=STAGES
+        embed_dim=12,
+        depths=[1, 2, 1, 1],
+        num_heads=[1, 2, 2, 4],
+        window_size=3,
+        drop_path_rate=0.2,
+        out_features=STAGES,
     ),
 }
 
@@ -57,7 +62,7 @@ def build(pixels: torch.Tensor) -> Callable[..., Mask2FormerForUniversalSegmenta
             "encoder_layers": 2,
             "decoder_layers": 5,
             "num_queries": 7,
-            "num_labels": 4,
+            "num_labels": len(settings.get("id2label", range(4))),
         }
         config = Mask2FormerConfig(backbone_config=BACKBONES[backbone](), **{**defaults, **settings})
         model = Mask2FormerForUniversalSegmentation(config).eval()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from outmask.output.pictures import heat_map, overlay
+from outmask.output.pictures import class_map, heat_map, overlay
 from outmask.types import OpenSetResult, Taxonomy
 
 TAXONOMY = Taxonomy(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
@@ -79,3 +79,12 @@ def test_pictures_of_any_size_are_drawn_in_full(size: tuple[int, int]) -> None:
     assert whole.shape == (*size, 3)
     np.testing.assert_array_equal(whole[-1:], heat_map(score[-1:], (-1.0, 0.0)))
     assert overlay(make_result(score, threshold=-0.5)).size == size[::-1]
+
+
+def test_class_map_tints_with_the_classes_colours() -> None:
+    result = make_result(np.zeros((4, 6)))
+    result.labels[:, 3:] = 1
+    picture = np.asarray(class_map(result)).astype(float)
+    expected = 0.4 * 90 + 0.6 * np.array(TAXONOMY.colors)
+    np.testing.assert_allclose(picture[:, :3], np.broadcast_to(expected[0], (4, 3, 3)), atol=0.5)
+    np.testing.assert_allclose(picture[:, 3:], np.broadcast_to(expected[1], (4, 3, 3)), atol=0.5)

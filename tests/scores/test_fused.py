@@ -265,5 +265,5 @@ def test_masks_are_never_held_at_full_size() -> None:
     if not status.exists() or "VmHWM" not in status.read_text():
         pytest.skip("peak memory of a process is read from Linux's /proc/self/status")
     run = subprocess.run([sys.executable, "-c", MEASURE_PEAK], capture_output=True, text=True, check=True)
-    # All 100 masks would take 840 MB; a tile, its second buffer and a few widened rows take some 30.
+    # All 100 masks would take 840 MB; a tile, its second buffer and a few widened rows take about 12.
     assert int(run.stdout) < 150e6

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import outmask
 from outmask import scores
 from outmask.app import DONE, INTERRUPTED, SOME_FAILED
-from outmask.app.terminal import progress_bar, stdout, tell
+from outmask.app.terminal import progress_bar, say, tell
 from outmask.data.images import find_images, read_image
 from outmask.errors import OutmaskError
 from outmask.output.files import RESULTS, RunFile, is_output, output_paths, output_stems, save_result
@@ -75,9 +75,7 @@ def predict(
     counts = [f"{done} done in {time.monotonic() - started:.0f} s"]
     counts += [f"{skipped} there already"] if skipped else []
     counts += [f"{len(bad)} failed"] if bad else []
-    stdout.print(
-        f"{', '.join(counts)}: {folder} (see {RESULTS})", soft_wrap=True, markup=False, highlight=False, emoji=False
-    )
+    say(f"{', '.join(counts)}: {folder} (see {RESULTS})")
     return SOME_FAILED if bad else DONE
 
 

@@ -9,8 +9,9 @@ World coordinates are metres: x to the right, y up, z ahead of the camera. Colou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -49,26 +50,22 @@ def draw_scene(size: tuple[int, int] = (540, 960), seed: int = 0) -> Scene:
         seed: of everything random: textures, windows, leaves.
     """
     canvas = _Canvas(_SUPERSAMPLING * size[0], _SUPERSAMPLING * size[1], np.random.default_rng(seed))
-    cow = _cow(x=-0.75, z=9.5)
+    cow = _cow(x=0.1, z=9.5)
     cars = [
         _Car(x=3.05, z=13.5, color=(60, 76, 104)),
         _Car(x=3.1, z=21.0, color=(158, 156, 150)),
-        _Car(x=-3.7, z=27.0, color=(122, 30, 26), oncoming=True),
-        _Car(x=0.15, z=40.0, color=(196, 196, 194)),
+        _Car(x=-3.7, z=17.5, color=(132, 34, 30), oncoming=True),
+        _Car(x=-3.6, z=44.0, color=(196, 196, 194), oncoming=True),
     ]
     trees = [_tree(canvas.rng, x, z, crown) for x, z, crown in _TREES]
     _draw_sky(canvas)
     _draw_street_end(canvas)
     _draw_house_fronts(canvas)
     _draw_ground(canvas, [cow, *trees], cars)
-    for tree in sorted(trees, key=lambda tree: -tree.z):
-        if tree.z > cars[1].z:
-            _draw_tree(canvas, tree)
-    for car in sorted(cars, key=lambda car: -car.z):
-        _draw_car(canvas, car)
-    for tree in sorted(trees, key=lambda tree: -tree.z):
-        if tree.z <= cars[1].z:
-            _draw_tree(canvas, tree)
+    drawings: list[tuple[float, Callable[[], object]]] = [(tree.z, partial(_draw_tree, canvas, tree)) for tree in trees]
+    drawings += [(car.z, partial(_draw_car, canvas, car)) for car in cars]
+    for _, draw in sorted(drawings, key=lambda pair: -pair[0]):
+        draw()
     unknown = _draw_cow(canvas, cow)
     return Scene(_photograph(canvas, size), cv2.resize(unknown, size[::-1], interpolation=cv2.INTER_AREA) > 0.5)
 
@@ -115,18 +112,19 @@ class _Canvas:
 
 
 def _texture(rng: np.random.Generator, power: float, side: int = 512) -> Floats:
-    """``(side, side)`` noise of unit variance that tiles; its spectrum falls as ``1 / f^power``: 0.5 grains, 1.5 clouds."""
+    """``(side, side)`` noise of unit variance that tiles; its spectrum falls as ``1 / f^power``."""
     spectrum = np.fft.rfft2(rng.standard_normal((side, side)))
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf
     noise = np.fft.irfft2(spectrum / frequency**power)
-    return (noise / noise.std()).astype(np.float32)
+    return np.asarray(noise / noise.std(), np.float32)
 
 
 def _sample(texture: Floats, u: NDArray[Any], v: NDArray[Any], period: float) -> Floats:
     """The texture at ``(u, v)``, repeated every ``period`` units."""
     side = len(texture)
-    x, y = (np.mod(np.asarray(w, np.float32) * (side / period), side).astype(np.float32) for w in (u, v))
+    x, y = (np.asarray(w, np.float32) * np.float32(1 / period) for w in (u, v))
+    x, y = (x - np.floor(x)) * side, (y - np.floor(y)) * side
     return np.asarray(cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
 
 
@@ -137,25 +135,27 @@ def _band(values: Floats, center: float, width: float, softness: Floats | float)
 
 
 def _draw_sky(canvas: _Canvas) -> None:
-    height = np.clip(-canvas.down / 0.5, 0, 1)[..., None]
+    window = np.s_[: int(canvas.horizon) + 8, :]
+    up = np.maximum(-canvas.down[window], 0.02)
     blue, pale = np.array((92, 142, 202), np.float32), np.array((214, 224, 234), np.float32)
-    sky = pale + (blue - pale) * height**0.7
+    sky = pale + (blue - pale) * np.clip(up / 0.5, 0, 1)[..., None] ** 0.7
     # A flat layer of clouds far above: its texture grows finer towards the horizon.
-    distance = 1 / np.maximum(-canvas.down, 0.02)
-    noise = _sample(canvas.clouds, canvas.right * distance, distance, 26)
-    cover = np.clip(0.9 * noise + 0.05, 0, 1)[..., None] * np.clip(-canvas.down * 9, 0, 1)[..., None]
-    canvas.color[:] = sky + cover * 0.75 * (np.array((240, 242, 246), np.float32) - sky)
+    noise = _sample(canvas.clouds, canvas.right[window] / up, 1 / up, 26)
+    cover = np.clip(0.9 * noise + 0.05, 0, 1) * np.clip(9 * up, 0, 1)
+    canvas.color[window] = sky + 0.75 * cover[..., None] * (np.array((240, 242, 246), np.float32) - sky)
 
 
 def _draw_street_end(canvas: _Canvas) -> None:
     """Hills and a line of trees where the street ends."""
     for depth, base, ragged, color in ((420.0, 34.0, 14.0, (110, 122, 116)), (_STREET_END, 7.0, 3.0, (62, 78, 50))):
-        x, y = canvas.right * depth, canvas.eye - canvas.down * depth
+        top = int(canvas.horizon - canvas.focal * (base + 3 * ragged) / depth)
+        window = np.s_[max(0, top) : int(canvas.horizon) + 8, :]
+        x, y = canvas.right[window] * depth, canvas.eye - canvas.down[window] * depth
         skyline = base + ragged * _sample(canvas.clouds, x, np.full_like(x, depth), 3 * depth)
         leaves = _sample(canvas.grain, x, y, 0.4 * depth)
         skyline += 0.04 * base * leaves
         mask = np.clip((skyline - y) / (0.01 * base), 0, 1) * (y > -1)
-        canvas.paint(mask, np.asarray(color, np.float32) * (1 + 0.22 * leaves[..., None]), depth)
+        canvas.paint(mask, np.asarray(color, np.float32) * (1 + 0.22 * leaves[..., None]), depth, window)
 
 
 class _House(NamedTuple):
@@ -175,7 +175,7 @@ def _houses(rng: np.random.Generator) -> list[_House]:
     houses, start = [], -4.0
     while start < _STREET_END:
         end = start + rng.uniform(9, 16)
-        storeys, storey = int(rng.integers(2, 5)), rng.uniform(2.9, 3.4)
+        storeys, storey = int(rng.integers(2, 4)), rng.uniform(2.9, 3.4)
         color = _PLASTER[int(rng.integers(len(_PLASTER)))]
         houses.append(_House(start, end, storeys * storey + 0.9, color, storey, rng.uniform(1.9, 2.7)))
         start = end
@@ -187,19 +187,29 @@ def _draw_house_fronts(canvas: _Canvas) -> None:
         with np.errstate(divide="ignore"):
             z = front / canvas.right
         z = np.where((z > 0) & (z < _STREET_END), z, -1).astype(np.float32)
-        y = canvas.eye - canvas.down * z
+        y = np.asarray(canvas.eye - canvas.down * z, np.float32)
         pixel = z / canvas.focal  # metres that a pixel covers
-        dirt = _sample(canvas.clouds, z, y, 23)
-        plaster = _sample(canvas.grain, z, y, 5)
-        for house in _houses(canvas.rng):
+        for house in reversed(_houses(canvas.rng)):
+            _draw_end_wall(canvas, house, front)
             mask = np.clip((house.height - y) / pixel, 0, 1) * ((z >= house.start) & (z < house.end))
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             if not len(rows):
                 continue
             window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            wall = np.asarray(house.color, np.float32) * (1 + 0.07 * dirt[window] + 0.05 * plaster[window])[..., None]
+            dirt = 0.07 * _sample(canvas.clouds, z[window], y[window], 23)
+            dirt += 0.05 * _sample(canvas.grain, z[window], y[window], 5)
+            wall: Floats = np.asarray(house.color, np.float32) * (1 + dirt)[..., None]
             color = _with_windows(canvas, house, wall, z[window], y[window], pixel[window])
             canvas.paint(mask[window], light * color, z[window], window)
+
+
+def _draw_end_wall(canvas: _Canvas, house: _House, front: float) -> None:
+    """The bare wall that a house shows above its lower neighbour."""
+    if house.start > 1:
+        back = 1.7 * front
+        corners = [(front, 0.0), (front, house.height), (back, house.height), (back, 0.0)]
+        shaded = (0.62 * house.color[0], 0.62 * house.color[1], 0.62 * house.color[2])
+        canvas.polygon([(x, y, house.start) for x, y in corners], shaded, 0.05)
 
 
 def _with_windows(canvas: _Canvas, house: _House, wall: Floats, z: Floats, y: Floats, pixel: Floats) -> Floats:
@@ -269,15 +279,38 @@ def _draw_ground(canvas: _Canvas, heaps: Sequence[_Heap], cars: Sequence[_Car]) 
         wall_foot = np.clip(1 - np.abs(x - pavement_end) / 0.5, 0, 1)
         color *= 1 - 0.3 * wall_foot[..., None]
 
-    light = np.ones_like(x)
-    for heap in heaps:
-        light = np.minimum(light, heap.light_on_ground(x, z))
-    for car in cars:
-        light = np.minimum(light, car.light_on_ground(x, z))
+    light = _light_on_ground(x, z, heaps, cars)
     # The houses on the left shade their pavement.
     light = np.minimum(light, 1 - 0.45 * np.clip((_ROAD_LEFT + 0.9 + 0.15 * stains - x) / 0.5, 0, 1))
-    light = cv2.GaussianBlur(light, (0, 0), 2.0)
-    canvas.paint(np.ones_like(x), color * light[..., None] * np.array((1.0, 1.0, 1.0), np.float32), z, window)
+    between = np.clip((x - _LEFT_FRONT) / soft, 0, 1) * np.clip((_RIGHT_FRONT - x) / soft, 0, 1)
+    canvas.paint(between, color * light[..., None], z, window)
+
+
+def _light_on_ground(x: Floats, z: Floats, heaps: Sequence[_Heap], cars: Sequence[_Car]) -> Floats:
+    """1 in the sun, less in shadows and close under things, at points of the ground."""
+    per_metre, left, near, width, depth = 25, -10.0, 0.0, 20, 70
+    sunlit, sky = np.ones((2, depth * per_metre, width * per_metre), np.float32)
+
+    def pixels(points: NDArray[Any]) -> NDArray[np.int32]:
+        return np.rint((points - (left, near)) * per_metre * 16).astype(np.int32)
+
+    for heap in heaps:
+        ground = heap.centers[:, [0, 2]]
+        cast = ground - heap.centers[:, 1:2] / _SUN[1] * _SUN[[0, 2]]
+        for shadow, foot, radius, y in zip(pixels(cast), pixels(ground), heap.radii, heap.centers[:, 1], strict=True):
+            cv2.circle(sunlit, shadow.tolist(), round(radius * per_metre * 16), 0, -1, cv2.LINE_AA, 4)
+            if y < 1.5:
+                cv2.circle(sky, foot.tolist(), round(radius * per_metre * 16), 0.5, -1, cv2.LINE_AA, 4)
+    for car in cars:
+        outline = np.add([(-0.85, 0), (0.85, 0), (0.85, 4.3), (-0.85, 4.3)], (car.x, car.z))
+        roof = outline - 0.9 / _SUN[1] * _SUN[[0, 2]]
+        cv2.fillConvexPoly(sunlit, cv2.convexHull(np.concatenate([pixels(outline), pixels(roof)])), 0, cv2.LINE_AA, 4)
+        cv2.fillConvexPoly(sky, pixels(outline), 0.1, cv2.LINE_AA, 4)
+    light = 0.46 + 0.54 * cv2.GaussianBlur(sunlit, (0, 0), 1.5)
+    light *= cv2.GaussianBlur(sky, (0, 0), 3.5)
+    return np.asarray(
+        cv2.remap(light, (x - left) * per_metre, (z - near) * per_metre, cv2.INTER_LINEAR, borderValue=1.0)
+    )
 
 
 @dataclass(frozen=True)
@@ -296,17 +329,6 @@ class _Heap:
     radii: Floats
     materials: NDArray[np.int64]
 
-    def light_on_ground(self, x: Floats, z: Floats) -> Floats:
-        """1 in the sun, less in the heap's shadow and close under it, at points of the ground."""
-        light = np.ones_like(x)
-        shift = self.centers[:, 1] / _SUN[1]
-        for center, radius, length in zip(self.centers, self.radii, shift, strict=True):
-            distance = np.hypot(x - center[0] + _SUN[0] * length, (z - center[2] + _SUN[2] * length) * 0.9)
-            near = np.hypot(x - center[0], z - center[2]) / (radius + center[1])
-            cast = 1 - 0.55 * np.clip(1.6 - 1.3 * distance / radius, 0, 1)
-            light = np.minimum(light, np.minimum(cast, 1 - 0.4 * np.clip(1 - near, 0, 1)))
-        return light
-
     def render(self, canvas: _Canvas) -> tuple[Any, Floats, Floats, Floats, NDArray[np.int64]]:
         """Window of the picture, its coverage, surface points ``(h, w, 3)``, normals ``(h, w, 3)`` and materials."""
         pixels = canvas.project(self.centers)
@@ -318,17 +340,21 @@ class _Heap:
         depth = np.full(right.shape, np.inf, np.float32)
         normals = np.zeros((*right.shape, 3), np.float32)
         materials = np.zeros(right.shape, np.int64)
-        for center, radius, material in zip(self.centers, self.radii, self.materials, strict=True):
+        corners = np.concatenate([pixels - sizes[:, None], pixels + sizes[:, None] + 1], axis=1) - np.tile(low, 2)
+        for (x0, y0, x1, y1), center, radius, material in zip(
+            np.clip(corners, 0, None).astype(int), self.centers, self.radii, self.materials, strict=True
+        ):
+            box = np.s_[y0:y1, x0:x1]
             # Rays are taken as parallel within a sphere, which is small against its distance.
-            dx = (right * center[2] - center[0]) / radius
-            dy = (canvas.eye - down * center[2] - center[1]) / radius
+            dx = (right[box] * center[2] - center[0]) / radius
+            dy = (canvas.eye - down[box] * center[2] - center[1]) / radius
             inside = 1 - dx * dx - dy * dy
             dz = np.sqrt(np.maximum(inside, 0))
             surface = center[2] - radius * dz
-            nearer = (inside > 0) & (surface < depth)
-            depth[nearer] = surface[nearer]
-            materials[nearer] = material
-            normals[nearer] = np.stack([dx, dy, -dz], axis=-1)[nearer]
+            nearer = (inside > 0) & (surface < depth[box])
+            depth[box][nearer] = surface[nearer]
+            materials[box][nearer] = material
+            normals[box][nearer] = np.stack([dx, dy, -dz], axis=-1)[nearer]
         mask = np.isfinite(depth).astype(np.float32)
         depth = np.where(mask > 0, depth, self.z).astype(np.float32)
         points = np.stack([right * depth, canvas.eye - down * depth, depth], axis=-1)
@@ -340,12 +366,12 @@ _TREES = ((5.7, 17.0, 1.5), (5.8, 30.0, 1.8), (-7.0, 20.0, 1.5), (-7.1, 34.0, 1.
 
 
 def _tree(rng: np.random.Generator, x: float, z: float, crown: float) -> _Heap:
-    count, base = 70, 2.4
+    count, base = 160, 2.3
     directions = rng.standard_normal((count, 3))
-    directions *= (rng.uniform(0.2, 1, (count, 1)) ** (1 / 3)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    leaves = np.array([x, base + crown, z]) + directions * (crown, 1.15 * crown, crown)
+    directions *= (rng.uniform(0.1, 1, (count, 1)) ** (1 / 3)) / np.linalg.norm(directions, axis=1, keepdims=True)
+    leaves = np.array([x, base + crown, z]) + directions * (0.95 * crown, 1.15 * crown, 0.95 * crown)
     trunk = np.array([[x + 0.03 * np.sin(3 * y), y, z] for y in np.arange(0.05, base + 0.6 * crown, 0.05)])
-    radii = np.concatenate([rng.uniform(0.2, 0.42, count) * crown, np.full(len(trunk), 0.11)])
+    radii = np.concatenate([rng.uniform(0.08, 0.30, count) * crown, np.full(len(trunk), 0.11)])
     materials = np.repeat([_LEAVES, _BARK], [count, len(trunk)])
     return _Heap(z, np.concatenate([leaves, trunk]).astype(np.float32), radii.astype(np.float32), materials)
 
@@ -354,16 +380,17 @@ def _draw_tree(canvas: _Canvas, tree: _Heap) -> None:
     window, mask, points, normals, materials = tree.render(canvas)
     foliage = materials == _LEAVES
     x, y = points[..., 0], points[..., 1]
-    leaf = _sample(canvas.grain, x, y, 3.1)
-    clumps = _sample(canvas.clouds, x + 0.3 * points[..., 2], y, 4)
+    leaf = _sample(canvas.grain, x, y, 4.5)
+    clumps = _sample(canvas.clouds, x + 0.4 * points[..., 2], y, 2.2)
     # Crowns are ragged: leaves come and go where the crown is thin, most of all at its edge.
-    inner = cv2.GaussianBlur(mask, (0, 0), 0.12 * canvas.focal / tree.z)
-    ragged = np.clip(2.2 * (inner - 0.62) + 0.55 * leaf + 0.9, 0, 1)
+    inner = cv2.GaussianBlur(mask, (0, 0), 0.10 * canvas.focal / tree.z)
+    ragged = np.clip(5 * (inner - 0.72) + 1.0 * leaf + 1.0 * clumps + 1.6, 0, 1)
     mask = np.where(foliage, mask * ragged, mask)
-    light = 0.5 + 0.5 * np.clip(normals @ _SUN, -0.4, 1)
-    green = np.array((78, 98, 44), np.float32) * (light + 0.30 * leaf + 0.12 * clumps)[..., None]
+    round_ = cv2.GaussianBlur(normals, (0, 0), 0.07 * canvas.focal / tree.z)
+    light = 0.42 + 0.5 * np.clip((0.2 * normals + 0.9 * round_) @ _SUN, -0.3, 1)
+    green = np.array((84, 100, 46), np.float32) * (light * (1 + 0.42 * leaf + 0.30 * clumps))[..., None]
     bark = np.array((92, 80, 68), np.float32) * (light * (1 + 0.2 * leaf))[..., None]
-    canvas.paint(mask, np.where(foliage[..., None], np.clip(green, 8, 230), bark), points[..., 2], window)
+    canvas.paint(mask, np.where(foliage[..., None], np.clip(green, 10, 230), bark), points[..., 2], window)
 
 
 @dataclass(frozen=True)
@@ -375,17 +402,9 @@ class _Car:
     color: Rgb
     oncoming: bool = False
 
-    def light_on_ground(self, x: Floats, z: Floats) -> Floats:
-        """1 in the sun, less beside and under the car, at points of the ground."""
-        dx = np.maximum(np.maximum(self.x - 0.85 - x, x - self.x - 0.85 - 0.7), 0)
-        dz = np.maximum(np.maximum(self.z - z, z - self.z - 4.6), 0)
-        cast = 1 - 0.55 * np.clip(1 - np.hypot(dx, dz) / 0.18, 0, 1)
-        under = np.hypot(np.maximum(np.abs(x - self.x) - 0.8, 0), np.maximum(np.abs(z - self.z - 2.1) - 2.0, 0))
-        light: Floats = np.minimum(cast, 1 - 0.82 * np.clip(1 - under / 0.25, 0, 1))
-        return light
 
-
-_BODY = ((-0.86, 0.30), (-0.90, 0.55), (-0.88, 0.86), (-0.80, 0.95), (0.80, 0.95), (0.88, 0.86), (0.90, 0.55), (0.86, 0.30))
+# Outlines from behind, in metres from the middle of the near end.
+_BODY = ((-0.86, 0.3), (-0.9, 0.55), (-0.88, 0.86), (-0.8, 0.95), (0.8, 0.95), (0.88, 0.86), (0.9, 0.55), (0.86, 0.3))
 _CABIN = ((-0.80, 0.93), (-0.62, 1.36), (-0.54, 1.44), (0.54, 1.44), (0.62, 1.36), (0.80, 0.93))
 _GLASS = ((-0.69, 0.96), (-0.55, 1.32), (0.55, 1.32), (0.69, 0.96))
 
@@ -397,12 +416,12 @@ def _draw_car(canvas: _Canvas, car: _Car) -> None:
     def scaled(factor: float) -> Rgb:
         return (factor * car.color[0], factor * car.color[1], factor * car.color[2])
 
-    lit = 0.62 if car.x > 0 else 1.0  # the side towards the camera, seen against the sun or with it
-    side = -np.sign(car.x) * 0.86
+    lit = 0.62 if car.x > 0 else 1.0  # of the visible side: the sun stands on the left
+    side = car.x - np.sign(car.x) * 0.86
     for far in (3.6, 0.75):  # wheels of the visible side
-        hub = [(car.x + side, 0.31 + 0.31 * np.sin(a), car.z + far + 0.31 * np.cos(a)) for a in np.linspace(0, 6.2, 24)]
-        canvas.polygon(hub, (24, 24, 26))
-        canvas.polygon([(x, 0.31 + 0.6 * (y - 0.31), car.z + far + 0.6 * (z - car.z - far)) for x, y, z in hub], (92, 94, 98))
+        for radius, color in ((0.31, (24, 24, 26)), (0.19, (92, 94, 98))):
+            rim = [(radius * np.sin(turn), radius * np.cos(turn)) for turn in np.linspace(0, 6.2, 24)]
+            canvas.polygon([(side, 0.31 + y, car.z + far + z) for y, z in rim], color)
     # Body and cabin sweep from the far end to the near one.
     for depth in np.linspace(4.2, 0.0, 40):
         canvas.polygon(at(_BODY, depth, 1 - 0.05 * (depth > 3.9)), scaled(lit * 0.8), 0.25)
@@ -411,32 +430,43 @@ def _draw_car(canvas: _Canvas, car: _Car) -> None:
             canvas.polygon(at([(x, 0.93 + slope * (y - 0.93)) for x, y in _CABIN], depth), (34, 38, 44), 0.3)
     canvas.polygon(at(_CABIN, 0.45), scaled(0.95), 0.15)
     canvas.polygon(at(_GLASS, 0.35), (58, 66, 76), 0.45)
-    canvas.polygon(at([(-0.5, 1.30), (-0.2, 1.30), (-0.42, 0.98), (-0.62, 0.98)], 0.34), (150, 164, 178), 0.2, 0.35)
-    canvas.polygon([(car.x - 0.80, 0.94, car.z), (car.x + 0.80, 0.94, car.z), (car.x + 0.70, 0.96, car.z + 0.4), (car.x - 0.70, 0.96, car.z + 0.4)], scaled(1.25))
+    canvas.polygon(at([(-0.5, 1.3), (-0.2, 1.3), (-0.42, 0.98), (-0.62, 0.98)], 0.34), (150, 164, 178), 0.2, 0.35)
+    sill = [*at([(-0.8, 0.94), (0.8, 0.94)], 0.0), *at([(0.7, 0.96), (-0.7, 0.96)], 0.4)]
+    canvas.polygon(sill, scaled(1.25))
     for wheel in (-0.72, 0.72):
         tyre = [(wheel - 0.11, 0.0), (wheel + 0.11, 0.0), (wheel + 0.11, 0.42), (wheel - 0.11, 0.42)]
         canvas.polygon(at(tyre, 0.3), (20, 20, 22))
     canvas.polygon(at(_BODY, 0.0), car.color, 0.28)
-    canvas.polygon(at([(-0.88, 0.30), (0.88, 0.30), (0.90, 0.50), (-0.90, 0.50)], -0.02), scaled(0.55), 0.2)
-    canvas.polygon(at([(-0.80, 0.26), (0.80, 0.26), (0.84, 0.34), (-0.84, 0.34)], -0.02), (26, 26, 28))
+    canvas.polygon(at([(-0.88, 0.3), (0.88, 0.3), (0.9, 0.5), (-0.9, 0.5)], -0.02), scaled(0.55), 0.2)
+    canvas.polygon(at([(-0.8, 0.26), (0.8, 0.26), (0.84, 0.34), (-0.84, 0.34)], -0.02), (26, 26, 28))
     lamp = (232, 232, 226) if car.oncoming else (150, 26, 24)
     for mirrored in (-1, 1):
-        outline = [(0.56, 0.66), (0.87, 0.62), (0.86, 0.84), (0.62, 0.82)]
-        canvas.polygon(at([(mirrored * x, y) for x, y in outline], -0.03), lamp, 0.25)
-        canvas.polygon(at([(mirrored * x, y) for x, y in [(0.92, 1.0), (1.08, 1.0), (1.08, 1.12), (0.92, 1.12)]], 2.4 if not car.oncoming else 1.6), scaled(0.7))
-    plate = (214, 214, 206) if not car.oncoming else (220, 220, 214)
-    canvas.polygon(at([(-0.26, 0.56), (0.26, 0.56), (0.26, 0.67), (-0.26, 0.67)], -0.03), plate, 0.1)
+        corners = [(0.56, 0.66), (0.87, 0.62), (0.86, 0.84), (0.62, 0.82)]
+        canvas.polygon(at([(mirrored * x, y) for x, y in corners], -0.03), lamp, 0.25)
+        mirror = [(mirrored * 0.92, 1.0), (mirrored * 1.08, 1.0), (mirrored * 1.08, 1.12), (mirrored * 0.92, 1.12)]
+        canvas.polygon(at(mirror, 1.6 if car.oncoming else 2.4), scaled(0.7))
+    canvas.polygon(at([(-0.26, 0.56), (0.26, 0.56), (0.26, 0.67), (-0.26, 0.67)], -0.03), (216, 216, 208), 0.1)
     if car.oncoming:
-        canvas.polygon(at([(-0.45, 0.70), (0.45, 0.70), (0.42, 0.82), (-0.42, 0.82)], -0.03), (30, 30, 32))
+        canvas.polygon(at([(-0.45, 0.7), (0.45, 0.7), (0.42, 0.82), (-0.42, 0.82)], -0.03), (30, 30, 32))
 
 
 _FUR, _HORN, _HOOF, _SKIN = 0, 1, 2, 3
 
 
+_Limb = tuple[list[tuple[float, float, float, float]], int]
+"""Knots ``(x, y, z, radius)`` from one end to the other, and what it is of."""
+
+
+def _leg(knots: list[tuple[float, float, float]], z: float) -> list[_Limb]:
+    """A leg of knots ``(x, y, radius)`` in the plane ``z``, and its hoof."""
+    foot = knots[-1][0]
+    hoof = [(foot - 0.01, 0.10, z, 0.065), (foot - 0.03, 0.04, z, 0.07)]
+    return [([(x, y, z, radius) for x, y, radius in knots], _FUR), (hoof, _HOOF)]
+
+
 def _cow(x: float, z: float) -> _Heap:
     """A cow that stands across the road, its head to the left, drawn limb by limb as rows of spheres."""
-    limbs: list[tuple[list[tuple[float, float, float, float]], int]] = [
-        # Knots (x, y, z, radius) from one end of a limb to the other.
+    limbs: list[_Limb] = [
         ([(0.80, 1.12, 0.0, 0.28), (0.45, 1.06, 0.0, 0.37), (0.0, 0.98, 0.0, 0.41), (-0.5, 1.04, 0.0, 0.36)], _FUR),
         ([(-0.5, 1.08, 0.0, 0.34), (-0.82, 1.24, 0.0, 0.25), (-1.08, 1.42, 0.0, 0.18)], _FUR),
         ([(-1.06, 1.47, 0.0, 0.16), (-1.26, 1.36, 0.0, 0.13), (-1.48, 1.20, 0.0, 0.095)], _FUR),
@@ -445,14 +475,10 @@ def _cow(x: float, z: float) -> _Heap:
         ([(-1.02, 1.53, 0.10, 0.05), (-0.93, 1.50, 0.24, 0.075), (-0.88, 1.45, 0.33, 0.03)], _FUR),
         ([(-1.07, 1.60, -0.07, 0.045), (-1.10, 1.70, -0.17, 0.035), (-1.20, 1.80, -0.18, 0.012)], _HORN),
         ([(-1.07, 1.60, 0.07, 0.045), (-1.08, 1.71, 0.17, 0.035), (-1.17, 1.81, 0.18, 0.012)], _HORN),
-        ([(-0.58, 0.95, -0.17, 0.19), (-0.60, 0.66, -0.17, 0.10), (-0.60, 0.40, -0.17, 0.075), (-0.59, 0.12, -0.17, 0.06)], _FUR),
-        ([(-0.42, 0.95, 0.17, 0.19), (-0.40, 0.66, 0.17, 0.10), (-0.38, 0.40, 0.17, 0.075), (-0.36, 0.12, 0.17, 0.06)], _FUR),
-        ([(0.72, 1.02, -0.16, 0.25), (0.70, 0.74, -0.17, 0.14), (0.84, 0.46, -0.17, 0.08), (0.78, 0.12, -0.17, 0.06)], _FUR),
-        ([(0.60, 1.02, 0.16, 0.25), (0.54, 0.74, 0.17, 0.14), (0.64, 0.46, 0.17, 0.08), (0.58, 0.12, 0.17, 0.06)], _FUR),
-        ([(-0.60, 0.10, -0.17, 0.065), (-0.62, 0.04, -0.17, 0.07)], _HOOF),
-        ([(-0.37, 0.10, 0.17, 0.065), (-0.39, 0.04, 0.17, 0.07)], _HOOF),
-        ([(0.77, 0.10, -0.17, 0.065), (0.75, 0.04, -0.17, 0.07)], _HOOF),
-        ([(0.57, 0.10, 0.17, 0.065), (0.55, 0.04, 0.17, 0.07)], _HOOF),
+        *_leg([(-0.58, 0.95, 0.19), (-0.60, 0.66, 0.10), (-0.60, 0.40, 0.075), (-0.59, 0.12, 0.06)], -0.17),
+        *_leg([(-0.42, 0.95, 0.19), (-0.40, 0.66, 0.10), (-0.38, 0.40, 0.075), (-0.36, 0.12, 0.06)], 0.17),
+        *_leg([(0.72, 1.02, 0.25), (0.70, 0.74, 0.14), (0.84, 0.46, 0.08), (0.78, 0.12, 0.06)], -0.17),
+        *_leg([(0.60, 1.02, 0.25), (0.54, 0.74, 0.14), (0.64, 0.46, 0.08), (0.58, 0.12, 0.06)], 0.17),
         ([(1.04, 1.26, 0.0, 0.05), (1.12, 1.05, 0.0, 0.03), (1.11, 0.72, 0.0, 0.025)], _FUR),
         ([(1.11, 0.72, 0.0, 0.03), (1.10, 0.60, 0.0, 0.065), (1.09, 0.46, 0.0, 0.03)], _FUR),
         ([(0.42, 0.72, -0.05, 0.14), (0.34, 0.66, -0.05, 0.10)], _SKIN),
@@ -478,17 +504,17 @@ def _draw_cow(canvas: _Canvas, cow: _Heap) -> Floats:
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-6
     x, y, z = np.moveaxis(points, -1, 0)
     hair = _sample(canvas.grain, 2.2 * x + 0.3 * y, 0.5 * y, 1.1)
-    patches = np.clip(6 * (_sample(canvas.clouds, x + 3.9, y + 0.6 * z, 4.2) + 0.15 + 0.05 * hair), 0, 1)[..., None]
+    patches = np.clip(6 * (_sample(canvas.clouds, x + 3.1, y + 0.6 * z, 4.2) - 0.45 + 0.05 * hair), 0, 1)[..., None]
     brown, white = np.array((112, 66, 40), np.float32), np.array((214, 206, 192), np.float32)
     color = brown + patches * (white - brown)
-    for material, tone in ((_HORN, (196, 184, 156)), (_HOOF, (52, 46, 42)), (_SKIN, (186, 148, 134))):
+    for material, tone in ((_HORN, (196, 184, 156)), (_HOOF, (52, 46, 42)), (_SKIN, (128, 98, 90))):
         color[materials == material] = tone
     ground_shine = 0.16 * np.clip(-normals[..., 1], 0, 1)
     light = 0.38 + 0.16 * normals[..., 1] + 0.72 * np.clip(normals @ _SUN, 0, 1) + ground_shine
     light *= 0.72 + 0.28 * np.clip(y / 0.9, 0, 1)  # little sky is seen from under the belly
     canvas.paint(mask, np.clip(color * (light * (1 + 0.10 * hair))[..., None], 0, 250), z, window)
-    eye = canvas.project([(points[0, 0, 0] * 0 + cow.centers[:, 0].min() + 0.30, 1.43, cow.z)])[0]
-    cv2.circle(canvas.color, (int(eye[0]), int(eye[1])), max(1, int(0.022 * canvas.focal / cow.z)), (18, 14, 12), -1, cv2.LINE_AA)
+    column, row = canvas.project([(cow.centers[:, 0].min() + 0.30, 1.43, cow.z)])[0].astype(int).tolist()
+    cv2.circle(canvas.color, (column, row), int(0.022 * canvas.focal / cow.z), (18, 14, 12), -1, cv2.LINE_AA)
     whole = np.zeros((canvas.height, canvas.width), np.float32)
     whole[window] = mask
     return whole
@@ -506,4 +532,4 @@ def _photograph(canvas: _Canvas, size: tuple[int, int]) -> NDArray[np.uint8]:
     noise = canvas.rng.standard_normal(picture.shape).astype(np.float32)
     noise = 0.6 * noise + 0.8 * cv2.GaussianBlur(noise, (0, 0), 0.7)
     picture += noise * (1.2 + 0.10 * np.sqrt(np.clip(picture, 0, 255)))
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)

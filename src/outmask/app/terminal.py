@@ -13,6 +13,11 @@ stderr = Console(stderr=True)
 stdout = Console()
 
 
+def say(line: str) -> None:
+    """One line on standard output, never wrapped, so that a path in it can be copied."""
+    stdout.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
 def tell(line: str) -> None:
     """One line on standard error, above a progress bar if there is one, never wrapped or coloured."""
     stderr.print(f"outmask: {line}", soft_wrap=True, markup=False, highlight=False, emoji=False)

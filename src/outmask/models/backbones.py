@@ -120,7 +120,7 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         raise OutmaskError(f"no backbone weights at {source!r}: {str(error).splitlines()[0]}") from None
     # The norms of the maps are a backbone's own: a classifier, which is what weights are published of, has none.
     if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms." not in name):
-        kind = donor.config.model_type
+        kind = backbone.body.config.model_type
         raise OutmaskError(
             f"the weights of {source!r} are no {kind}'s: {len(missing)} are missing, such as {missing[0]}"
         )

@@ -18,6 +18,7 @@ _COLORS = np.asarray(
 )
 _OPACITY = 0.8
 """Of the tint over a certainly unknown pixel: the photo stays visible below it."""
+_CLASS_OPACITY = 0.6
 _CONTOUR, _CONTOUR_EDGE = (255, 255, 255), (0, 0, 0)
 _BLOCK_PIXELS = 1 << 20
 
@@ -50,6 +51,17 @@ def overlay(result: OpenSetResult) -> Image.Image:
         width = max(1, round(min(unknown.shape) / 360))
         cv2.drawContours(picture, contours, -1, _CONTOUR_EDGE, 3 * width)
         cv2.drawContours(picture, contours, -1, _CONTOUR, width)
+    return Image.fromarray(picture)
+
+
+def class_map(result: OpenSetResult) -> Image.Image:
+    """The photo, tinted by the colours of its closed-set classes."""
+    colors = np.zeros((max(int(result.labels.max()) + 1, result.taxonomy.num_classes), 3), np.float32)
+    colors[: result.taxonomy.num_classes] = result.taxonomy.colors
+    picture = result.image.copy()
+    for rows in _blocks(result.labels):
+        tint = colors[result.labels[rows]]
+        picture[rows] = np.rint(picture[rows] * (1 - _CLASS_OPACITY) + tint * _CLASS_OPACITY).astype(np.uint8)
     return Image.fromarray(picture)
 
 

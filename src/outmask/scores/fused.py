@@ -133,13 +133,13 @@ def _weighted_sum(weights: Tensor) -> _TilePool:
 
 
 def _weight_of_strongest(weights: Tensor) -> _TilePool:
-    # Three passes that vectorise; argmax over the masks and a gather take four times as long.
+    # Three passes that vectorise; an argmax over the masks and a gather take three times as long.
     return lambda logits, out: torch.eq(logits.values, logits.peak, out=out).mul_(weights).amax(0, keepdim=True)
 
 
 def _noisy_or(log_odds: Tensor) -> _TilePool:
     claimed, unclaimed = log_odds.sigmoid(), (-log_odds).sigmoid()
-    # No trained model is this certain of a mask; one that is gets the slow way, through logarithms only.
+    # Masks so certain of their class should be rare: they go the slow way, through logarithms only.
     extreme = (log_odds[:, 0] > _EXTREME_LOG_ODDS).nonzero()[:, 0]
 
     def pool(logits: Stack, out: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ _WEIGHTED: dict[Pool, Callable[[Tensor], _TilePool]] = {
 
 
 def _labels(class_scores: Stack) -> Tensor:
-    """``argmax_k`` as passes that vectorise, at an eighth of torch's time; overwrites the class scores."""
+    """``argmax_k`` as passes that vectorise, in a fifth of torch's time; overwrites the class scores."""
     last = class_scores.values.shape[0] - 1
     rank = torch.arange(last, -1, -1, dtype=class_scores.values.dtype, device=class_scores.values.device)
     return last - class_scores.values.eq_(class_scores.peak).mul_(rank[:, None]).amax(0)

@@ -1,0 +1,89 @@
+"""What ``load_bundle`` takes its source for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import outmask.checkpoints as checkpoints
+from outmask.checkpoints import ModelBundle, bundled_models, load_bundle, save_folder
+from outmask.checkpoints.bundle import distinct_colors, nameless_taxonomy
+from outmask.data.taxonomies import CITYSCAPES
+from outmask.errors import OutmaskError
+from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.preprocessing import Preprocessing
+
+
+def tiny_bundle() -> ModelBundle:
+    torch.manual_seed(0)
+    backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
+    settings: dict[str, Any] = {"dim": 32, "num_heads": 1, "encoder_layers": 1, "num_queries": 2, "decoder_layers": 1}
+    model = Mask2Former(Mask2FormerConfig(2, backbone, **settings))
+    return ModelBundle(model, nameless_taxonomy(2), Preprocessing(), "CC0-1.0", {}, "tiny")
+
+
+def test_a_bundled_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    assert bundled_models() == []
+    save_folder(tiny_bundle(), tmp_path / "weights" / "street")
+    other = tiny_bundle()
+    other.licence = "of the folder"
+    save_folder(other, tmp_path / "street")
+    assert bundled_models() == ["street"]
+    assert load_bundle("street").licence == "CC0-1.0"
+    assert load_bundle("street").name == "street"
+    assert load_bundle("./street").licence == "of the folder"
+
+
+@pytest.mark.parametrize("source", ["streets", "no/such/folder", "missing.pth", "models/missing.pkl", "", "a b/c"])
+def test_an_unknown_source_names_what_is_there(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    save_folder(tiny_bundle(), tmp_path / "weights" / "street")
+    with pytest.raises(OutmaskError) as caught:
+        load_bundle(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    if source:  # the empty path is the folder one stands in
+        assert f"unknown model {source!r}: expected a bundled model (street)" in message
+
+
+def test_folders_and_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OutmaskError, match=r"no config\.json in it"):
+        load_bundle(str(tmp_path / "empty"))
+    for number, (text, complaint) in enumerate(
+        [
+            ("{", "not readable as JSON"),
+            ("[]", "expected a JSON object"),
+            ('{"model_type": "bert"}', "model type 'bert'"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(text)
+        with pytest.raises(OutmaskError, match=complaint) as caught:
+            load_bundle(str(folder))
+        assert "\n" not in str(caught.value)
+    (tmp_path / "weights.onnx").write_text("")
+    with pytest.raises(OutmaskError, match="is no checkpoint: expected a"):
+        load_bundle(str(tmp_path / "weights.onnx"))
+
+
+def test_a_file_that_names_no_classes_gets_a_taxonomy_by_their_number() -> None:
+    assert nameless_taxonomy(19) is CITYSCAPES
+    assert nameless_taxonomy(3).names == ("class 0", "class 1", "class 2")
+    for count in (1, 254, 255, 256, 1000):  # 255, which is void otherwise, may be a class or the unknown
+        taxonomy = nameless_taxonomy(count)
+        assert taxonomy.unknown_id == count
+        assert taxonomy.void_id > taxonomy.num_classes - 1
+
+
+def test_made_up_colours_differ() -> None:
+    colors = distinct_colors(150)
+    assert len(set(colors)) == 150
+    assert colors[:10] == distinct_colors(10)
