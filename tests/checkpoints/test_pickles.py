@@ -94,7 +94,8 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
         torch.save(payload, path)
     else:
         path.write_bytes(pickle.dumps(payload))
-    with pytest.raises(OutmaskError, match="refused") as caught:
+    # A bare pickle named .pth isn't even read as one: torch expects its own header.
+    with pytest.raises(OutmaskError, match="refused" if zipped or suffix == "pkl" else "no checkpoint") as caught:
         load_bundle(str(path))
     assert not marker.exists()
     assert "\n" not in str(caught.value)

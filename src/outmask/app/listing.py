@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
 import outmask
 from outmask.app import DONE
-from outmask.app.terminal import stdout
+from outmask.app.terminal import say
 
 
 def listing(what: str) -> int:
     """Print one kind of thing, a line each; returns the exit code."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, description in {
-        "models": _models,
-        "scores": _scores,
-        "benchmarks": _benchmarks,
-        "recipes": _recipes,
-    }[what]():
-        table.add_row(name, description)
-    stdout.print(table, highlight=False)
+    rows = {"models": _models, "scores": _scores, "benchmarks": _benchmarks, "recipes": _recipes}[what]()
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, description in rows:
+        say(f"{name:<{width}}  {description}")
     return DONE
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +37,7 @@ class ArrayUnpickler(pickle.Unpickler):
             OutmaskError: on any other name.
         """
         if (module, name) not in _ADMITTED:
-            raise OutmaskError(f"it names {module}.{name}, and a pickle of weights may name nothing but numpy arrays")
+            raise OutmaskError(f"it names {module}.{name}, and weights need no such thing")
         return _ADMITTED[module, name]
 
 
@@ -50,19 +52,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         OutmaskError: where the file can't be read, is no checkpoint, or names anything beside tensors and arrays.
     """
     try:
-        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".pkl" and not zipfile.is_zipfile(path):
             with path.open("rb") as file:
                 # Python 2 wrote some of the zoo's files; latin1 keeps the bytes of their arrays.
                 payload = ArrayUnpickler(file, encoding="latin1").load()
         else:
-            payload = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # it warns of files that it then refuses
+                payload = torch.load(path, map_location="cpu", weights_only=True)
     except OutmaskError as error:
         raise OutmaskError(f"{path}: refused, {error}") from None
-    except pickle.UnpicklingError as error:
-        reason = "it names more than tensors" if "Weights only load failed" in str(error) else "no readable pickle"
-        raise OutmaskError(f"{path}: refused, {reason}; expected a checkpoint of plain weights") from None
     except Exception as error:  # bytes that are no pickle can raise anything
-        raise OutmaskError(f"{path}: no readable checkpoint ({type(error).__name__})") from None
+        if named := re.search(r"GLOBAL (\S+)", str(error)):  # torch refused it
+            raise OutmaskError(f"{path}: refused, it names {named[1]}, and weights need no such thing") from None
+        raise OutmaskError(f"{path}: no checkpoint, or a damaged one ({type(error).__name__}); get it again") from None
     weights = payload
     for key in ("model", "state_dict"):
         if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
