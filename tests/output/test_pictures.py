@@ -50,7 +50,7 @@ def test_overlay_leaves_known_pixels_as_they_are_and_tints_unknown_ones() -> Non
     picture = np.asarray(overlay(make_result(score, image)))
     known = score < 0
     np.testing.assert_array_equal(picture[known], image[known])
-    # Four fifths of the tint are the heat map's brightest colour, which is bright whatever the photo shows.
+    # The tint is the heat map's brightest colour and outweighs the photo, which it leaves visible.
     assert luminance(picture[~known]).min() > 150
 
 

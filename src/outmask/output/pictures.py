@@ -16,7 +16,7 @@ from outmask.types import OpenSetResult
 _COLORS = np.asarray(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1], dtype=np.uint8
 )
-_OPACITY = 0.8
+_OPACITY = 0.7
 """Of the tint over a certainly unknown pixel: the photo stays visible below it."""
 _CLASS_OPACITY = 0.6
 _CONTOUR, _CONTOUR_EDGE = (255, 255, 255), (0, 0, 0)
