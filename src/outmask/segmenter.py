@@ -44,13 +44,13 @@ class Segmenter:
         return next(self.model.parameters()).device
 
     def preprocess(self, image: ImageSource) -> Tensor:
-        """``(1, 3, h, w)`` float32 on the CPU: the image, resized and normalised as the model's config says."""
-        return self.preprocessing(read_image(image))
+        """``(1, 3, h, w)`` float32 on the model's device: the image, resized and normalised as its config says."""
+        return self.preprocessing(read_image(image)).to(self.device)
 
     @torch.inference_mode()
     def prediction(self, image: ImageSource) -> MaskPrediction:
         """The model's masks of one image (batch of 1), on the model's device."""
-        prediction: MaskPrediction = self.model(self.preprocess(image).to(self.device))
+        prediction: MaskPrediction = self.model(self.preprocess(image))
         return prediction
 
     @overload
@@ -130,5 +130,9 @@ def load(source: str | Path = "street", device: str | torch.device | None = None
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = load_bundle(str(source))
     return Segmenter(
-        bundle.model.to(device).eval(), bundle.taxonomy, bundle.preprocessing, bundle.name, bundle.operating_points
+        bundle.model.to(device).eval().requires_grad_(False),
+        bundle.taxonomy,
+        bundle.preprocessing,
+        bundle.name,
+        bundle.operating_points,
     )

@@ -84,7 +84,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_leaves_model_recipe_and_log(finished: Path) -> None:
     assert (finished / "recipe.yaml").exists()
-    log = (finished / "logs" / "metrics.csv").read_text()
+    log = (finished / "logs" / "version_0" / "metrics.csv").read_text()
     for column in ("train/loss", "val/mIoU", "val/AP_eam", "val/FPR95_unclaimed"):
         assert column in log
     assert not list(finished.glob("*.partial"))

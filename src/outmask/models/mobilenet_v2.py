@@ -60,7 +60,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Features at 1/4, 1/8, 1/16 and 1/32: the last block's output of each resolution.
 
-    Expects RGB scaled to [-1, 1]: ``rgb / 127.5 - 1``.
+    The ImageNet weights were trained on RGB scaled to [-1, 1], ``rgb / 127.5 - 1``; fine-tuning on ImageNet's mean and
+    deviation, as our recipes do, makes up for the difference.
     """
 
     channels = (24, 32, 96, 320)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from functools import partial
@@ -24,6 +23,9 @@ from outmask.errors import OutmaskError
 from outmask.preprocessing import Preprocessing
 from outmask.training.module import SegmentationTraining
 from outmask.training.recipe import Recipe, build_taxonomy, build_training_set, build_validation
+
+# Where the data lies and who loads it: no part of what is trained.
+PLACES = ("data_root", "workers")
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -70,19 +72,23 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
     if kept.exists():
         if not resume:
             raise OutmaskError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-        other = yaml.safe_load(kept.read_text())
-        if differing := sorted(name for name, value in description.items() if other.get(name) != value):
+        other = yaml.safe_load(kept.read_text()) or {}
+        settings = {name: value for name, value in description.items() if name not in PLACES}
+        if differing := sorted(name for name, value in settings.items() if other.get(name) != value):
             raise OutmaskError(f"{out} holds a run of another recipe: {', '.join(differing)} differ")
     module = SegmentationTraining(recipe, Preprocessing(short_side=recipe.inference_short_side))
     data = RecipeData(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    kept.write_text(yaml.safe_dump(description, sort_keys=False))
+    beside = kept.with_suffix(".partial")
+    beside.write_text(yaml.safe_dump(description, sort_keys=False))
+    beside.replace(kept)
 
     _silence_lightning()
     clock = LastCheckpoint(last)
     trainer = L.Trainer(
-        max_epochs=math.ceil(recipe.iterations / recipe.chunk),
+        max_epochs=-1,
         max_steps=recipe.iterations,
+        devices=1,
         # An epoch is one chunk of iterations: it ends with a checkpoint, and the next one builds its own draws.
         reload_dataloaders_every_n_epochs=1,
         check_val_every_n_epoch=recipe.validate_every,
@@ -93,12 +99,15 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
         default_root_dir=out,
         enable_checkpointing=False,
         enable_model_summary=False,
-        logger=[CSVLogger(out, "logs", version=""), TensorBoardLogger(str(out), "logs", version="")],
+        # Every start logs into its own folder version_0, version_1 ...: a resume keeps what was logged before.
+        logger=[CSVLogger(out, "logs"), TensorBoardLogger(str(out), "logs")],
         callbacks=[clock, RichProgressBar()],
     )
-    trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    assert trainer.global_step == recipe.iterations, "the loop ended before the recipe did"
     results = trainer.validate(module, data, verbose=False)[0] if recipe.validation else {}
     bundle = ModelBundle(
         model=module.model,
@@ -108,7 +117,7 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
         licence=recipe.licence,
         provenance={
             # Where the data lay on one machine says nothing to anybody else.
-            "recipe": {name: value for name, value in description.items() if name != "data_root"},
+            "recipe": {name: value for name, value in description.items() if name not in PLACES},
             "iterations": trainer.global_step,
             "training_hours": round(clock.seconds / 3600, 2),
             "validation": {name.removeprefix("val/"): round(float(value), 2) for name, value in results.items()},
@@ -120,7 +129,7 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
 
 
 class RecipeData(L.LightningDataModule):
-    """The recipe's draws, one chunk of iterations per epoch, and its validation images."""
+    """The recipe's draws, one chunk of iterations at a time, and its validation images."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -130,14 +139,15 @@ class RecipeData(L.LightningDataModule):
         self.validation = build_validation(recipe)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Draws of the current epoch, in their order."""
+        """Draws of the next chunk, in their order."""
         assert self.trainer is not None
         recipe = self.recipe
-        first = self.trainer.current_epoch * recipe.chunk * recipe.batch_size
+        # By the iterations done: Lightning counts epochs differently after a resume.
+        first = self.trainer.global_step * recipe.batch_size
         last = min(first + recipe.chunk * recipe.batch_size, len(self.training))
         return DataLoader(
             Subset(self.training, range(first, last)),  # type: ignore[arg-type]
-            batch_size=recipe.batch_size // self.trainer.world_size,
+            batch_size=recipe.batch_size,
             num_workers=recipe.workers,
             collate_fn=partial(collate, num_classes=self.num_classes),
             persistent_workers=False,
