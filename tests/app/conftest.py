@@ -21,6 +21,7 @@ class FakeSegmenter:
     def __init__(self, name: str) -> None:
         self.name = name
         self.taxonomy = TAXONOMY
+        self.operating_points: dict[str, dict[str, object]] = {}
         self.calls = 0
         self.before_each: Callable[[int], None] = lambda call: None
 

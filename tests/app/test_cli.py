@@ -36,7 +36,7 @@ def test_bad_usage_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str], ar
     assert named in line
 
 
-@pytest.mark.parametrize("command", ["", "demo", "predict", "evaluate", "list"])
+@pytest.mark.parametrize("command", ["", "demo", "predict", "evaluate", "calibrate", "submit", "bench", "list"])
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

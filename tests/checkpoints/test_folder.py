@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from outmask.checkpoints import ModelBundle, load_bundle, load_folder, save_folder
+from outmask.checkpoints import ModelBundle, load_bundle, load_folder, save_folder, store_operating_points
 from outmask.checkpoints import folder as folder_module
 from outmask.data.taxonomies import IDD_LITE
 from outmask.errors import OutmaskError
@@ -196,3 +196,35 @@ def test_what_is_no_model_folder_is_not_overwritten(bundle: ModelBundle, tmp_pat
 def test_a_bundle_whose_parts_disagree_is_refused(bundle: ModelBundle) -> None:
     with pytest.raises(OutmaskError, match="trained: the model has 7 classes, its taxonomy 1"):
         replace(bundle, taxonomy=Taxonomy(("road",), ((0, 0, 0),)))
+
+
+def test_operating_points_replace_those_of_the_same_scores(bundle: ModelBundle, tmp_path: Path) -> None:
+    save_folder(bundle, tmp_path / "m")
+    before = json.loads((tmp_path / "m/config.json").read_text())
+    store_operating_points(tmp_path / "m", {"eam": {"threshold": -0.5, "origin": "é"}, "am": {"threshold": -1.0}})
+    loaded = load_folder(tmp_path / "m")
+    assert loaded.operating_points == {"eam": {"threshold": -0.5, "origin": "é"}, "am": {"threshold": -1.0}}
+    after = json.loads((tmp_path / "m/config.json").read_text())
+    assert {**after, "operating_points": 0} == {**before, "operating_points": 0}
+    assert [path.name for path in sorted((tmp_path / "m").iterdir())] == ["config.json", "model.safetensors"]
+
+
+def test_operating_points_go_into_folders_of_ours_only(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mask2former"}')
+    with pytest.raises(OutmaskError, match="no model folder of outmask's: name a folder to write one to with --out"):
+        store_operating_points(tmp_path, {})
+
+
+def test_a_config_that_cannot_be_written_stays_as_it_was(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_folder(bundle, tmp_path / "m")
+    before = (tmp_path / "m/config.json").read_bytes()
+
+    def full(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutmaskError, match="No space left on device"):
+        store_operating_points(tmp_path / "m", {"am": {"threshold": -1.0}})
+    assert (tmp_path / "m/config.json").read_bytes() == before

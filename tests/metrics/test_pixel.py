@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from outmask.errors import OutmaskError
 from outmask.metrics import PixelMetrics
+from outmask.metrics.pixel import Curve
 
 Arrays = tuple[np.ndarray, np.ndarray]
 EXACT = 1e-9  # percent: sums of the same float64 terms in another order
@@ -21,16 +22,18 @@ def sklearn_metrics(score: np.ndarray, label: np.ndarray) -> dict[str, float]:
     counted = label <= 1
     score, label = score[counted].astype(np.float32), label[counted]
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    precision, recall, _ = precision_recall_curve(label, score)
     return {
         "AP": 100 * average_precision_score(label, score),
         "AUROC": 100 * roc_auc_score(label, score),
         "FPR95": 100 * fpr[np.argmax(tpr >= 0.95)],
         "FPR90": 100 * fpr[np.argmax(tpr >= 0.90)],
+        "best_F1": 100 * np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300)),
         "anomaly_share": 100 * label.mean(),
     }
 
 
-def streamed(score: np.ndarray, label: np.ndarray, images: int = 7, **options: int) -> PixelMetrics:
+def streamed(score: np.ndarray, label: np.ndarray, images: int = 7, **options: int | None) -> PixelMetrics:
     metrics = PixelMetrics(**options)
     for score_part, label_part in zip(np.array_split(score, images), np.array_split(label, images), strict=True):
         metrics.update(score_part, label_part)
@@ -79,9 +82,9 @@ def test_equals_scikit_learn_exactly_within_the_budget(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_within_a_thousandth_beyond_the_budget(kind: str) -> None:
-    """300,000 pixels in 30 images, with room for 20,000 distinct scores; 1e-3 is 0.1 percent."""
-    score, label = make(kind, 300_000, np.random.default_rng(2))
-    metrics = streamed(score, label, images=30, budget=20_000)
+    """600,000 pixels in 30 images, with a tenth of the default budget; 1e-3 is 0.1 percent."""
+    score, label = make(kind, 600_000, np.random.default_rng(2))
+    metrics = streamed(score, label, images=30, budget=200_000)
     assert metrics.compute() == pytest.approx(sklearn_metrics(score, label), abs=0.1)
 
 
@@ -92,7 +95,7 @@ def test_saturated_scores_of_two_million_pixels_keep_their_order() -> None:
     assert 80 < expected["AP"] < 82
     assert 17 < expected["FPR95"] < 19
     assert streamed(score, label, images=4).compute() == pytest.approx(expected, abs=EXACT)
-    assert streamed(score, label, images=4, budget=60_000).compute() == pytest.approx(expected, abs=0.02)
+    assert streamed(score, label, images=4, budget=200_000).compute() == pytest.approx(expected, abs=0.05)
 
 
 def test_rare_anomalies_are_resolved() -> None:
@@ -100,7 +103,7 @@ def test_rare_anomalies_are_resolved() -> None:
     rng = np.random.default_rng(4)
     label = (rng.random(600_000) < 5e-4).astype(np.uint8)
     score = rng.normal(3.0 * label, 1.0)
-    metrics = streamed(score, label, images=20, budget=30_000)
+    metrics = streamed(score, label, images=20, budget=200_000)
     assert metrics.compute() == pytest.approx(sklearn_metrics(score, label), abs=0.1)
 
 
@@ -110,20 +113,108 @@ def test_scores_that_move_from_image_to_image_are_resolved() -> None:
     label = (rng.random(400_000) < 0.1).astype(np.uint8)
     level = np.repeat(rng.normal(0, 0.5, 40), 10_000)
     score = level + rng.normal(label, 0.7)
-    metrics = streamed(score, label, images=40, budget=20_000)
+    metrics = streamed(score, label, images=40, budget=200_000)
     assert metrics.compute() == pytest.approx(sklearn_metrics(score, label), abs=0.1)
 
 
-@pytest.mark.parametrize("budget", [6, 100, 5_000])
-def test_the_budget_is_kept_and_no_pixel_is_lost(budget: int) -> None:
+def test_a_budget_of_none_is_exact() -> None:
+    score, label = make("random", 300_000, np.random.default_rng(2))
+    assert streamed(score, label, budget=None).compute() == pytest.approx(sklearn_metrics(score, label), abs=EXACT)
+
+
+@pytest.mark.parametrize("budget", [128, 1_000, 20_000])
+@pytest.mark.parametrize("images", [3, 40, 400])
+def test_the_budget_is_kept_and_no_pixel_is_lost(budget: int, images: int) -> None:
     rng = np.random.default_rng(6)
     metrics = PixelMetrics(budget=budget)
-    for _ in range(20):
+    for _ in range(images):
         label = (rng.random(3_000) < 0.3).astype(np.uint8)
         metrics.update(rng.normal(label, 1.0), label)
-        held = sum(len(run.keys) for run in metrics._runs)
+        held = sum(len(run.scores) for part in (metrics._known, metrics._anomaly)
+                   for run in [*part._exact, *(sketch for _, sketch in part._sketches)])  # fmt: skip
         assert held <= budget
-    assert sum(run.known.sum() + run.anomaly.sum() for run in metrics._runs) == 60_000
+    counts = metrics.counts()
+    assert counts.known.sum() + counts.anomaly.sum() == 3_000 * images
+
+
+def test_the_error_does_not_grow_with_the_number_of_images() -> None:
+    """4,000 small images: were every image to move all pixels by a bin, nothing would be left of the order."""
+    rng = np.random.default_rng(12)
+    label = (rng.random(400_000) < 0.1).astype(np.uint8)
+    score = rng.normal(label, 1.0)
+    metrics = streamed(score, label, images=4_000, budget=200_000)
+    assert metrics.compute() == pytest.approx(sklearn_metrics(score, label), abs=0.1)
+
+
+def test_large_images_are_counted_in_chunks() -> None:
+    """More pixels than one chunk; sorted, so that the chunks cover different ranges."""
+    score, label = make("random", 3_000_000, np.random.default_rng(13))
+    order = np.argsort(score)
+    expected = sklearn_metrics(score, label)
+    assert streamed(score[order], label[order], images=1).compute() == pytest.approx(expected, abs=0.1)
+
+
+def test_bins_on_request_keep_the_curves() -> None:
+    score, label = make("saturated", 100_000, np.random.default_rng(14))
+    metrics = streamed(score, label)
+    counts = metrics.counts(bins=1000)
+    assert len(counts.scores) <= 1000
+    assert Curve.of(counts).compute() == pytest.approx(metrics.compute(), abs=0.5)
+
+
+def test_thresholds_select_what_their_point_says() -> None:
+    """``score > threshold`` finds the pixels counted, ties included."""
+    for kind in KINDS:
+        score, label = make(kind, 20_000, np.random.default_rng(15))
+        score = score.astype(np.float32)
+        curve = streamed(score, label).curve()
+        for point in (curve.at_tpr(95), curve.at_tpr(33.3), curve.at_fpr(5), curve.best_f1(), curve.at_tpr(100)):
+            if point is None:  # no score calls so few known pixels unknown
+                continue
+            unknown = score > np.float32(point.threshold)
+            hits, known = (label[unknown] == 1).sum(), (label[unknown] == 0).sum()
+            assert pytest.approx(100 * hits / (label == 1).sum()) == point.TPR
+            assert pytest.approx(100 * known / (label == 0).sum()) == point.FPR
+            assert point.precision == pytest.approx(100 * hits / (hits + known))
+            assert pytest.approx(200 * hits / (hits + known + (label == 1).sum())) == point.F1
+
+
+def test_rates_are_reached_and_no_earlier_threshold_would_do() -> None:
+    score, label = make("random", 20_000, np.random.default_rng(16))
+    curve = streamed(score, label).curve()
+    fpr, tpr, _ = roc_curve(label[label < 2], score[label < 2], drop_intermediate=False)
+    for rate in (1, 50, 95, 99.9, 100):
+        point = curve.at_tpr(rate)
+        assert point is not None
+        assert pytest.approx(100 * fpr[np.argmax(tpr >= rate / 100)]) == point.FPR
+        point = curve.at_fpr(rate)
+        assert point is not None
+        assert pytest.approx(100 * tpr[np.flatnonzero(fpr <= rate / 100)[-1]]) == point.TPR
+
+
+def test_the_curves_are_scikit_learns() -> None:
+    score, label = make("tied", 20_000, np.random.default_rng(17))
+    counted = label < 2
+    curve = streamed(score, label).curve()
+    precision, recall, _ = precision_recall_curve(label[counted], score[counted])
+    np.testing.assert_allclose(curve.precision[::-1], precision[:-1])  # theirs rises and ends with the point (1, 0)
+    np.testing.assert_allclose(curve.tpr[::-1], recall[:-1])
+    fpr, tpr, _ = roc_curve(label[counted], score[counted], drop_intermediate=False)
+    np.testing.assert_allclose(curve.fpr, fpr[1:])
+    np.testing.assert_allclose(curve.tpr, tpr[1:])
+
+
+@pytest.mark.parametrize("rate", [0, -5, 100.1])
+def test_rates_that_are_none_are_refused(rate: float) -> None:
+    curve = of([(0.5, 1), (0.1, 0)]).curve()
+    for at in (curve.at_tpr, curve.at_fpr):
+        with pytest.raises(OutmaskError, match="above 0 and at most 100"):
+            at(rate)
+
+
+def test_a_budget_too_small_is_refused() -> None:
+    with pytest.raises(OutmaskError, match="at least 128"):
+        PixelMetrics(budget=10)
 
 
 SCORES = st.sampled_from([-np.inf, -1e30, -1.0, -0.5, -1e-45, -0.0, 0.0, 1e-45, 0.25, 0.3, 1.0, np.inf]) | st.floats(
@@ -169,7 +260,7 @@ def test_any_pixels_equal_scikit_learn(pixels: list[tuple[float, int]]) -> None:
         assert values["AP"] == 100
         assert np.isnan([values["AUROC"], values["FPR95"], values["FPR90"]]).all()
     else:
-        assert np.isnan([values["AP"], values["AUROC"], values["FPR95"], values["FPR90"]]).all()
+        assert np.isnan([values["AP"], values["AUROC"], values["FPR95"], values["FPR90"], values["best_F1"]]).all()
         assert values["anomaly_share"] == 0 or not {0, 1} & labels
 
 

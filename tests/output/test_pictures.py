@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from outmask.output.pictures import class_map, heat_map, overlay
+from outmask.errors import OutmaskError
+from outmask.output.pictures import UNKNOWN_COLOR, class_map, heat_map, open_map, outline, overlay
 from outmask.types import OpenSetResult, Taxonomy
 
 TAXONOMY = Taxonomy(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
@@ -88,3 +89,37 @@ def test_class_map_tints_with_the_classes_colours() -> None:
     expected = 0.4 * 90 + 0.6 * np.array(TAXONOMY.colors)
     np.testing.assert_allclose(picture[:, :3], np.broadcast_to(expected[0], (4, 3, 3)), atol=0.5)
     np.testing.assert_allclose(picture[:, 3:], np.broadcast_to(expected[1], (4, 3, 3)), atol=0.5)
+
+
+def test_open_map_tints_unknown_as_the_heat_map_does_and_outlines_it() -> None:
+    score = np.full((60, 60), -0.9)
+    score[20:40, 20:40] = -0.2
+    picture = np.asarray(open_map(make_result(score, threshold=-0.5))).astype(float)
+    np.testing.assert_allclose(picture[5, 5], 0.4 * 90 + 0.6 * np.array(TAXONOMY.colors[0]), atol=0.5)
+    brightest = heat_map(np.zeros((1, 1), np.float32), (-1.0, 0.0))[0, 0]
+    np.testing.assert_array_equal(UNKNOWN_COLOR, brightest)
+    np.testing.assert_allclose(picture[30, 30], 0.4 * 90 + 0.6 * brightest.astype(float), atol=0.5)
+    assert (picture[20, 20:40] == 255).all()
+
+
+def test_open_map_needs_open_labels() -> None:
+    with pytest.raises(OutmaskError, match="no open labels: predict with a threshold"):
+        open_map(make_result(np.zeros((4, 4))))
+
+
+def test_an_outline_follows_the_mask_and_its_holes() -> None:
+    mask = np.zeros((60, 60), np.bool_)
+    mask[10:50, 10:50] = True
+    mask[25:35, 25:35] = False
+    picture = np.full((60, 60, 3), 90, np.uint8)
+    outline(picture, mask)
+    assert (picture[10, 10:50] == 255).all()
+    assert (picture[24, 25:35] == 255).all()  # of a hole, the mask's pixels around it
+    for row, column in ((0, 0), (17, 17), (30, 30)):
+        assert (picture[row, column] == 90).all()
+
+
+def test_nothing_is_drawn_of_an_empty_mask() -> None:
+    picture = np.full((6, 6, 3), 90, np.uint8)
+    outline(picture, np.zeros((6, 6), np.bool_))
+    assert (picture == 90).all()

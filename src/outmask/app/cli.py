@@ -86,15 +86,66 @@ def _parser() -> ArgumentParser:
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--resume", action="store_true", help="skip images whose results are there already")
 
-    evaluate = command("evaluate", "Measure scores on a benchmark: AP, FPR95, FPR90 and AUROC over all pixels.")
+    evaluate = command(
+        "evaluate", "Measure scores on a benchmark: pixels, and components, classes or objects where it has them."
+    )
     evaluate.add_argument("--benchmark", required=True, metavar="B", help="see outmask list benchmarks")
     evaluate.add_argument("--root", required=True, metavar="DIR", help="folder that holds the benchmark")
+    evaluate.add_argument("--split", metavar="S", help="which part of it; by default the one that papers report")
     evaluate.add_argument("--model", default="street", help=_MODEL_HELP)
-    evaluate.add_argument("--score", default="eam", metavar="S[,S...]", help="scores, all evaluated in one pass")
+    evaluate.add_argument(
+        "--predictions",
+        metavar="DIR",
+        help="instead of a model: NAME_score.npy, NAME.npy or NAME.hdf5 of anybody's, or COCO's panoptic.json",
+    )
+    evaluate.add_argument("--score", metavar="S[,S...]", help="scores, all evaluated in one pass (default: eam)")
+    evaluate.add_argument(
+        "--threshold", type=float, metavar="T", help="also measure what lies above it; by default the model's own"
+    )
+    evaluate.add_argument("--emulate", choices=["float16"], help="also measure what rounding the scores would cost")
+    evaluate.add_argument(
+        "--border", type=int, metavar="PX", help="also measure false positives this close to class borders"
+    )
+    evaluate.add_argument("--out", metavar="DIR", help="keep the score maps here, so that --resume can go on")
+    evaluate.add_argument("--resume", action="store_true", help="go on where the evaluation in --out was interrupted")
     evaluate.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    evaluate.add_argument("--html", metavar="FILE", help="also write a page with curves and pictures here")
     evaluate.add_argument(
         "--anomaly-id", type=int, metavar="N", help="label value of anomalies, for the benchmark folder (default: 1)"
     )
+
+    calibrate = command("calibrate", "Choose thresholds on validation data and store them in the model's config.json.")
+    calibrate.add_argument("--model", required=True, metavar="DIR", help=_MODEL_HELP)
+    calibrate.add_argument("--score", default="eam", metavar="S[,S...]", help="scores to choose a threshold for")
+    calibrate.add_argument(
+        "--rule", default="tpr95", help="tpr95: find 95 %% of the anomalies; fpr5: 5 %% false alarms; f1: best pixel F1"
+    )
+    calibrate.add_argument("--benchmark", metavar="B", help="validation data: a benchmark")
+    calibrate.add_argument("--root", metavar="DIR", help="its folder")
+    calibrate.add_argument("--split", metavar="S", help="its split")
+    calibrate.add_argument(
+        "--config", metavar="RECIPE", help="validation data: a recipe's validation images with pasted objects"
+    )
+    calibrate.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
+    calibrate.add_argument("--out", metavar="DIR", help="write the model with its thresholds here instead")
+
+    submit = command("submit", "Write what the server of a test with hidden labels takes.")
+    submit.add_argument(
+        "--benchmark",
+        required=True,
+        metavar="B",
+        help="smiyc_anomaly21, smiyc_obstacle21 or lost_and_found (HDF5), or fishyscapes (a container's entry point)",
+    )
+    submit.add_argument("--root", required=True, metavar="DIR", help="folder of the benchmark; of fishyscapes: /input")
+    submit.add_argument("--model", default="street", help=_MODEL_HELP)
+    submit.add_argument("--score", default="eam", help="anomaly score; see outmask list scores")
+    submit.add_argument("--method", default="outmask", metavar="NAME", help="the method's name in the submission")
+    submit.add_argument("--out", required=True, metavar="DIR", help="folder of the submission; of fishyscapes: /output")
+    submit.add_argument("--resume", action="store_true", help="go on where the submission in --out was interrupted")
+
+    bench = command("bench", "Measure speed and memory against peers, in one run, with the difference of the outputs.")
+    bench.add_argument("what", choices=["metrics"], help="what to measure")
+    bench.add_argument("--json", metavar="FILE", help="also write the numbers here")
 
     train = command("train", "Train a model by a recipe, resumable at any time; see outmask train --help.")
     train.add_argument("--config", required=True, metavar="RECIPE", help="YAML; its keys can be set as --key value")
@@ -122,6 +173,24 @@ def _evaluate(**options: Any) -> int:
     return measure(**options)
 
 
+def _calibrate(**options: Any) -> int:
+    from outmask.app.calibration import calibration
+
+    return calibration(**options)
+
+
+def _submit(**options: Any) -> int:
+    from outmask.app.submitting import submitting
+
+    return submitting(**options)
+
+
+def _bench(what: str, json: str | None) -> int:
+    from outmask.app.bench import bench
+
+    return bench(what, json)
+
+
 def _train(arguments: list[str]) -> int:
     from outmask.training.run import main as train
 
@@ -139,6 +208,9 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "demo": _demo,
     "predict": _predict,
     "evaluate": _evaluate,
+    "calibrate": _calibrate,
+    "submit": _submit,
+    "bench": _bench,
     "train": _train,
     "list": _list,
 }
@@ -175,7 +247,7 @@ def _usage_error(error: ArgumentError, arguments: list[str]) -> str:
     return f"{message}; see outmask {name + ' ' if name else ''}--help"
 
 
-_POSITIONAL = {"paths": "PATH", "what": "what to list"}
+_POSITIONAL = {"paths": "PATH", "what": "what to list or measure"}
 
 
 def _one_line(error: Exception) -> str:

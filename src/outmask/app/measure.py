@@ -1,61 +1,243 @@
-"""``outmask evaluate``: a benchmark's table, and the same numbers as JSON."""
+"""``outmask evaluate``: a benchmark's tables, the same numbers as JSON, and a page with curves and pictures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 import outmask
 from outmask import scores
 from outmask.app import DONE
-from outmask.app.terminal import progress_bar, stdout
+from outmask.app.terminal import progress_bar, say, stdout, tell
 from outmask.errors import OutmaskError
-from outmask.evaluation import Record, Report, evaluate, open_benchmark
+from outmask.evaluation import (
+    Benchmark,
+    CachedMaps,
+    MapSource,
+    ModelMaps,
+    PredictionFiles,
+    Record,
+    Report,
+    Settings,
+    Threshold,
+    evaluate,
+    open_benchmark,
+)
+from outmask.evaluation.calibrate import thresholds_of
+from outmask.evaluation.evaluate import Emulation, Progress
+from outmask.evaluation.examples import DisplayRange
+from outmask.evaluation.page import write_page
+from outmask.evaluation.panoptic import has_panoptic_predictions, measure_panoptic
+from outmask.evaluation.report import without_nan
 from outmask.output.files import write_json
+from outmask.types import Taxonomy
 
-_METRICS = ("AP", "FPR95", "FPR90", "AUROC")
+_METRICS = ("AP", "FPR95", "FPR90", "AUROC", "best_F1")
+_PREDICTED = "score"
+"""What the scores of prediction files are called where nobody says."""
 
 
-def measure(benchmark: str, root: str, model: str, score: str, json: str | None, anomaly_id: int | None) -> int:
-    """Evaluate scores, given as ``a,b,c``, on a benchmark and print the table; returns the exit code.
+def measure(
+    benchmark: str,
+    root: str,
+    split: str | None,
+    model: str,
+    predictions: str | None,
+    score: str | None,
+    threshold: float | None,
+    emulate: Emulation | None,
+    border: int | None,
+    out: str | None,
+    resume: bool,
+    json: str | None,
+    html: str | None,
+    anomaly_id: int | None,
+) -> int:
+    """Evaluate scores, given as ``a,b,c``, on a benchmark and print the tables; returns the exit code.
 
     Raises:
         OutmaskError: on anything that would make the numbers incomplete: an unknown score or benchmark, another
             layout, an image or label that cannot be read.
     """
-    names = [name.strip() for name in score.split(",")]
-    for name in names:
-        scores.check(name)
-    opened = open_benchmark(benchmark, root, anomaly_id)
-    if json is not None and not Path(json).absolute().parent.is_dir():
-        raise OutmaskError(f"--json {json}: its folder does not exist; create it first")
-    segmenter = outmask.load(model)
-    with progress_bar() as progress:
+    names = score_names(score, _PREDICTED if predictions else "eam", known=predictions is None)
+    if predictions is not None and len(names) > 1:
+        raise OutmaskError(f"--predictions holds one score per image, but --score names {len(names)}")
+    if threshold is not None and len(names) > 1:
+        raise OutmaskError("--threshold is of one score: give one --score with it")
+    if border is not None and border < 1:
+        raise OutmaskError(f"--border must be at least 1 pixel, got {border}")
+    if resume and out is None:
+        raise OutmaskError("--resume goes with --out, the folder of the evaluation that was interrupted")
+    for option, file in (("--json", json), ("--html", html)):
+        if file is not None and not Path(file).absolute().parent.is_dir():
+            raise OutmaskError(f"{option} {file}: its folder does not exist; create it first")
+    opened = open_benchmark(benchmark, root, split, anomaly_id)
 
-        def shown(records: Iterable[Record]) -> Iterable[Record]:
-            return progress.track(records, total=len(opened), description=f"evaluate {benchmark}")
+    if predictions is not None and has_panoptic_predictions(Path(predictions)):
+        return _measure_panoptic(opened, Path(predictions), json)
 
-        report = evaluate(segmenter, opened, names, shown)
-    stdout.print(_table(report))
+    taxonomy: Taxonomy | None = None
+    display_range: DisplayRange | None = None
+    thresholds: dict[str, Threshold] = {}
+    if predictions is None:
+        segmenter = outmask.load(model)
+        taxonomy = segmenter.taxonomy
+        thresholds = thresholds_of(segmenter.operating_points, opened)
+        made: MapSource = ModelMaps(segmenter)
+        display_range = partial(scores.display_range, num_classes=taxonomy.num_classes)
+    else:
+        made = PredictionFiles(Path(predictions))
+    if threshold is not None:
+        thresholds = {names[0]: Threshold(threshold, "given with --threshold")}
+    settings = Settings(thresholds, emulate, border, mask_histogram=html is not None and predictions is None)
+    run = {
+        "benchmark": benchmark,
+        "split": opened.split,
+        "root": str(Path(root).resolve()),
+        "model": made.name,
+        "scores": names,
+        "mask_histogram": settings.mask_histogram,
+        "outmask": outmask.__version__,
+    }
+    with work_folder(out) as folder, progress_bar() as bar:
+        source = CachedMaps(made, folder, run, resume) if predictions is None else made
+        try:
+            report = evaluate(source, opened, names, settings, taxonomy, walks(bar, opened))
+        except KeyboardInterrupt:
+            if out is not None:
+                tell(f"interrupted; the same command with --resume goes on from {folder}")
+            raise
+        if html is not None:
+            write_page(Path(html), report, opened, source, taxonomy, display_range)
+    for table in _tables(report):
+        stdout.print(table)
+    for note in report.notes:
+        say(f"note: {note}")
     if json is not None:
         write_json(Path(json), report.to_json())
     return DONE
 
 
-def _table(report: Report) -> Table:
-    table = Table(
-        title=f"{report.benchmark}, {report.images} images, model {report.model}",
-        caption=f"percent; {_number(report.anomaly_share)} of the evaluated pixels are anomalous, the AP of chance",
-    )
-    table.add_column("score")
-    for metric in _METRICS:
-        table.add_column(metric, justify="right")
-    for name, values in report.scores.items():
-        table.add_row(name, *(_number(values[metric]) for metric in _METRICS))
+def score_names(score: str | None, default: str, known: bool = True) -> list[str]:
+    """The names in ``a,b,c``; with ``known`` an unknown score is refused."""
+    names = [name.strip() for name in (default if score is None else score).split(",")]
+    if known:
+        for name in names:
+            scores.check(name)
+    return list(dict.fromkeys(names))
+
+
+@contextmanager
+def work_folder(out: str | None) -> Iterator[Path]:
+    """The folder that keeps score maps: ``out``, made where it is missing, or one that is gone afterwards."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="outmask-") as folder:
+            yield Path(folder)
+    else:
+        yield Path(out)
+
+
+def walks(bar: Bar, benchmark: Benchmark) -> Progress:
+    """A progress bar for each walk over a benchmark."""
+
+    def progress(records: Iterable[Record], what: str) -> Iterable[Record]:
+        return bar.track(records, total=len(benchmark), description=f"{what} {benchmark.name}")
+
+    return progress
+
+
+def _measure_panoptic(benchmark: Benchmark, predictions: Path, json: str | None) -> int:
+    with progress_bar() as bar:
+        values = measure_panoptic(benchmark, predictions, walks(bar, benchmark))
+    table = Table(title=f"{benchmark.name}, split {benchmark.split}, {len(benchmark)} images, {predictions}")
+    for column in ("", "PQ", "SQ", "RQ"):
+        table.add_column(column, justify="right" if column else "left")
+    for suffix in ("", "_things", "_stuff", "_known", "_known_things", "_known_stuff", "_unknown"):
+        rates = (values["panoptic"][f"{name}{suffix}"] for name in ("PQ", "SQ", "RQ"))
+        table.add_row(suffix.lstrip("_").replace("_", " ") or "all", *(_number(rate) for rate in rates))
+    stdout.print(table)
+    if json is not None:
+        write_json(Path(json), without_nan(values))
+    return DONE
+
+
+def _tables(report: Report) -> Iterator[Table]:
+    """What a terminal shows of a report: pixels, thresholds, borders, classes; each only where it was measured."""
+    title = f"{report.benchmark}, split {report.split}, {report.images} images, {report.model}"
+    if report.scores:
+        share = f"{_number(report.anomaly_share)} of the evaluated pixels are anomalous, the AP of chance"
+        table = _table(title, ["score", *_METRICS], f"percent, with 95 % intervals over images; {share}")
+        for name, one in report.scores.items():
+            table.add_row(name, *(_with_interval(one.metrics[m], one.intervals.get(m)) for m in _METRICS))
+            if one.float16 is not None:
+                table.add_row(f"{name} in float16", *(_number(one.float16[m]) for m in _METRICS))
+        yield table
+    yield from _threshold_tables(report)
+    borders = {name: one.border for name, one in report.scores.items() if one.border is not None}
+    if borders:
+        first = next(iter(borders.values()))
+        of = "classes of the labels" if first.borders_of == "labels" else "predicted classes"
+        table = _table(
+            f"false positives within {first.width} pixels of borders between {of}",
+            ["score", "FPR95 near", "FPR95 elsewhere"],
+            f"{_number(first.known_share)} percent of the known pixels are near",
+        )
+        for name, border in borders.items():
+            table.add_row(name, _number(border.FPR95), _number(border.FPR95_elsewhere))
+        yield table
+    if report.closed_set is not None:
+        table = _table(f"closed set: {title}", ["class", "IoU"])
+        for name, iou in report.closed_set["IoU"].items():
+            table.add_row(name, _number(iou))
+        table.add_row("mIoU", _number(report.closed_set["mIoU"]), style="bold")
+        table.add_row("pixel accuracy", _number(report.closed_set["pixel_accuracy"]))
+        yield table
+
+
+_AT_THRESHOLD: Mapping[str, Sequence[tuple[str, str]]] = {
+    "components": [("sIoU", "sIoU"), ("PPV", "PPV"), ("F1", "F1*")],
+    "open_set": [("open_mIoU", "open mIoU"), ("mIoU", "mIoU")],
+    "instances": [("AP", "object AP"), ("AP50", "object AP50")],
+}
+
+
+def _threshold_tables(report: Report) -> Iterator[Table]:
+    rows = [(name, one) for name, score in report.scores.items() for one in score.thresholds]
+    parts = [part for part in _AT_THRESHOLD if any(getattr(one, part) is not None for _, one in rows)]
+    if not rows:
+        return
+    headings = [heading for part in parts for _, heading in _AT_THRESHOLD[part]]
+    table = _table("at a threshold", ["score", "threshold", "TPR", "FPR", *headings, "chosen as"])
+    for name, one in rows:
+        shown = (one.threshold,) if isinstance(one.threshold, float) else tuple(one.threshold.values())
+        pixels: dict[str, Any] = {} if one.pixels is None else vars(one.pixels)
+        cells = [_number(pixels.get(rate, math.nan)) for rate in ("TPR", "FPR")]
+        for part in parts:
+            values = getattr(one, part) or {}
+            cells += [_number(values.get(key, math.nan)) for key, _ in _AT_THRESHOLD[part]]
+        table.add_row(name, " ".join(f"{value:.5g}" for value in shown), *cells, one.origin + " (oracle)" * one.oracle)
+    yield table
+
+
+def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("score", "class", "chosen as") else "right")
     return table
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None or math.isnan(interval[0]):
+        return _number(value)
+    return f"{_number(value)} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def _number(value: float) -> str:

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 stderr = Console(stderr=True)
 stdout = Console()
+if not stdout.is_terminal:
+    stdout.width = 160  # rich's 80 columns would break the tables of a log
 
 
 def say(line: str) -> None:

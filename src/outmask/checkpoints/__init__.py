@@ -6,12 +6,20 @@ import re
 from pathlib import Path
 
 from outmask.checkpoints.bundle import ModelBundle
-from outmask.checkpoints.folder import MARKER, load_folder, read_config, save_folder
+from outmask.checkpoints.folder import MARKER, load_folder, read_config, save_folder, store_operating_points
 from outmask.checkpoints.huggingface import load_huggingface
 from outmask.checkpoints.original import load_original
 from outmask.errors import OutmaskError
 
-__all__ = ["ModelBundle", "bundled_models", "load_bundle", "load_folder", "save_folder"]
+__all__ = [
+    "ModelBundle",
+    "bundled_models",
+    "load_bundle",
+    "load_folder",
+    "local_folder",
+    "save_folder",
+    "store_operating_points",
+]
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 PICKLES = (".pkl", ".pth", ".pt")
@@ -21,6 +29,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder on this machine that a bundled name or a path of a model folder means; None for anything else."""
+    if source in bundled_models():
+        return BUNDLED / source
+    return Path(source) if Path(source).is_dir() else None
 
 
 def load_bundle(source: str) -> ModelBundle:

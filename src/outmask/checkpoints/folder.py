@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
             "provenance": bundle.provenance,
             "hashes": {WEIGHTS: _sha256(partial / WEIGHTS)},
         }
-        (partial / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_config(partial / CONFIG, config)
         if path.exists():
             path.rename(old)
         partial.rename(path)
@@ -86,6 +87,35 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def store_operating_points(path: str | Path, points: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put thresholds into the ``config.json`` of a model folder of ours, in place of earlier ones of the same scores.
+
+    Args:
+        path: the folder.
+        points: by score; see ``ModelBundle.operating_points``.
+
+    Raises:
+        OutmaskError: where it is no model folder of outmask's, or can't be written.
+    """
+    path = Path(path)
+    config = read_config(path)
+    if MARKER not in config:
+        raise OutmaskError(f"{path} is no model folder of outmask's: name a folder to write one to with --out")
+    config["operating_points"] = {**config.get("operating_points", {}), **points}
+    _write_config(path / CONFIG, config)
+
+
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write beside, then rename: a half-written config would cost the model."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutmaskError(f"{path}: can't be written ({error.strerror}); --out writes to another folder") from None
 
 
 def load_folder(path: str | Path) -> ModelBundle:

@@ -73,8 +73,31 @@ IDD_LITE = _taxonomy(
 )
 """The 7 coarse classes of IDD-Lite."""
 
+STREETHAZARDS = _taxonomy(
+    [
+        ("background", (0, 0, 0), False),
+        ("building", (70, 70, 70), False),
+        ("fence", (190, 153, 153), False),
+        ("pedestrian", (220, 20, 60), True),
+        ("pole", (153, 153, 153), False),
+        ("road line", (157, 234, 50), False),
+        ("road", (128, 64, 128), False),
+        ("sidewalk", (244, 35, 232), False),
+        ("vegetation", (107, 142, 35), False),
+        ("car", (0, 0, 142), True),
+        ("wall", (102, 102, 156), False),
+        ("traffic sign", (220, 220, 0), False),
+    ],
+    ground=("road line", "road", "sidewalk"),
+    ids=(1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13),
+)
+"""The 12 training classes in the dataset's names, order and colours (hendrycks/anomaly-seg).
+
+*background* is the simulator's "unlabeled" (the sky among others), which is trained as a class; id 4 (*other*) is left
+out (DenseHybrid), id 14 is the anomaly."""
+
 _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
-    {"camvid": CAMVID, "cityscapes": CITYSCAPES, "idd_lite": IDD_LITE}
+    {"camvid": CAMVID, "cityscapes": CITYSCAPES, "idd_lite": IDD_LITE, "streethazards": STREETHAZARDS}
 )
 
 # IDD's own hierarchy: riders are living things, their bicycles and motorcycles vehicles; vegetation and buildings far.
@@ -147,3 +170,16 @@ def class_mapping(source: str, target: str) -> Mapping[str, str]:
         pairs = ", ".join(f"{one} to {other}" for one, other in _MAPPINGS)
         raise OutmaskError(f"no mapping of {source} classes to {target} classes is known, only {pairs}")
     return _MAPPINGS[source, target]
+
+
+def mapping_between(source: Taxonomy, target: Taxonomy) -> Mapping[str, str] | None:
+    """As :func:`class_mapping`, for taxonomies rather than their names; None where no mapping is known.
+
+    Taxonomies with the same class names map to each other, whatever they are called.
+    """
+    if source.names == target.names:
+        return {name: name for name in source.names}
+    for (one, other), mapping in _MAPPINGS.items():
+        if (taxonomy(one).names, taxonomy(other).names) == (source.names, target.names):
+            return mapping
+    return None

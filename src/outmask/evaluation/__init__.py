@@ -1,6 +1,23 @@
-"""Benchmarks, and the evaluation of a segmenter on them."""
+"""Benchmarks, and the evaluation of a segmenter, or of anybody's score maps, on them."""
 
-from outmask.evaluation.benchmarks import Benchmark, Record, available, describe, open_benchmark
-from outmask.evaluation.evaluate import Report, evaluate
+from outmask.evaluation.benchmarks import Benchmark, Record, available, describe, open_benchmark, splits
+from outmask.evaluation.evaluate import Settings, Threshold, evaluate
+from outmask.evaluation.maps import CachedMaps, MapSource, ModelMaps, PredictionFiles
+from outmask.evaluation.report import Report
 
-__all__ = ["Benchmark", "Record", "Report", "available", "describe", "evaluate", "open_benchmark"]
+__all__ = [
+    "Benchmark",
+    "CachedMaps",
+    "MapSource",
+    "ModelMaps",
+    "PredictionFiles",
+    "Record",
+    "Report",
+    "Settings",
+    "Threshold",
+    "available",
+    "describe",
+    "evaluate",
+    "open_benchmark",
+    "splits",
+]

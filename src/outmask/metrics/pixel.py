@@ -1,4 +1,4 @@
-"""How well a score separates anomaly pixels from known ones: AP, AUROC and FPR at a given TPR, streamed.
+"""How well a score separates anomaly pixels from known ones: AP, AUROC, FPR at a TPR, best F1 and the curves, streamed.
 
 All pixels of all images are pooled, so the curves need the order of billions of values. They are counted per distinct
 score, which is exact, until there are too many distinct scores to hold; then neighbours are joined *where the pixels
@@ -7,6 +7,11 @@ are*, never on a grid of values: mask-level scores saturate, and fixed bins put 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,35 +24,197 @@ from outmask.errors import OutmaskError
 KNOWN, ANOMALY = 0, 1
 """Label values that count; every other value is outside of the evaluation."""
 
-_DEFAULT_BUDGET = 1 << 22
+_DEFAULT_BUDGET = 1 << 21
+_CHUNK = 1 << 20
+"""Pixels sorted at once, by as many threads as there are cores: what bounds the memory of one update."""
+_SKETCHES = 16
+"""Sketches that fill the budget: they are merged in pairs, so that 16 of them stand for 2^15 chunks of pixels."""
 
 
-class _Counts(NamedTuple):
-    """Pixels per distinct score, the most anomalous score first."""
+class Counts(NamedTuple):
+    """Known and anomaly pixels per distinct score, the most anomalous score first."""
 
-    keys: NDArray[np.uint32]
-    """Strictly increasing; see ``_descending_keys``."""
+    scores: NDArray[np.float32]
+    """Strictly falling."""
     known: NDArray[np.int64]
     anomaly: NDArray[np.int64]
 
 
-_EMPTY = _Counts(np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np.int64))
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold does: pixels with ``score > threshold`` are called unknown.
+
+    Attributes:
+        threshold: finite float32 value.
+        TPR: anomaly pixels found, in percent (recall).
+        FPR: known pixels called unknown, in percent; NaN without known pixels.
+        precision: anomaly pixels among those called unknown, in percent.
+        F1: harmonic mean of precision and TPR, in percent.
+    """
+
+    threshold: float
+    TPR: float
+    FPR: float
+    precision: float
+    F1: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Anomaly and known pixels above every threshold: the PR and the ROC curve in counts.
+
+    Attributes:
+        scores: ``(n,)`` float32, strictly falling; point i calls all pixels with ``score >= scores[i]`` unknown.
+        true_positives: ``(n,)`` int64, anomaly pixels called unknown.
+        false_positives: ``(n,)`` int64, known pixels called unknown.
+    """
+
+    scores: NDArray[np.float32]
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, counts: Counts) -> Curve:
+        """The curve of pixels counted per score."""
+        return cls(counts.scores, np.cumsum(counts.anomaly), np.cumsum(counts.known))
+
+    @property
+    def anomaly(self) -> int:
+        """All anomaly pixels."""
+        return int(self.true_positives[-1]) if len(self.true_positives) else 0
+
+    @property
+    def known(self) -> int:
+        """All known pixels."""
+        return int(self.false_positives[-1]) if len(self.false_positives) else 0
+
+    @cached_property
+    def precision(self) -> NDArray[np.float64]:
+        """``(n,)``, 0 to 1."""
+        return self.true_positives / (self.true_positives + self.false_positives)
+
+    @cached_property
+    def tpr(self) -> NDArray[np.float64]:
+        """``(n,)``, 0 to 1: the true-positive rate, or recall; NaN without anomaly pixels."""
+        return self.true_positives / (self.anomaly or np.nan)
+
+    @cached_property
+    def fpr(self) -> NDArray[np.float64]:
+        """``(n,)``, 0 to 1: the false-positive rate; NaN without known pixels."""
+        return self.false_positives / (self.known or np.nan)
+
+    @property
+    def average_precision(self) -> float:
+        """Sum of recall steps times precision, in percent (scikit-learn's rule); NaN without anomaly pixels."""
+        if not self.anomaly:
+            return float("nan")
+        return 100 * float(self.precision @ np.diff(self.true_positives, prepend=0)) / self.anomaly
+
+    @property
+    def auroc(self) -> float:
+        """Area under the ROC curve, ties counted half, in percent; NaN without pixels of both kinds."""
+        if not (self.anomaly and self.known):
+            return float("nan")
+        steps = np.diff(self.false_positives, prepend=0)
+        above = self.true_positives - np.diff(self.true_positives, prepend=0) / 2
+        return 100 * float(above @ steps) / self.anomaly / self.known
+
+    def at_tpr(self, percent: float) -> OperatingPoint | None:
+        """The first (highest) threshold that finds at least ``percent`` of the anomaly pixels.
+
+        Returns:
+            None without anomaly pixels.
+
+        Raises:
+            OutmaskError: on a rate outside of (0, 100].
+        """
+        _check_rate("TPR", percent)
+        if not self.anomaly:
+            return None
+        return self._point(int(np.argmax(self.true_positives * 100.0 >= percent * self.anomaly)))
+
+    def at_fpr(self, percent: float) -> OperatingPoint | None:
+        """The lowest threshold that calls at most ``percent`` of the known pixels unknown.
+
+        Returns:
+            None without known pixels, or where even the highest score calls more of them unknown.
+
+        Raises:
+            OutmaskError: on a rate outside of (0, 100].
+        """
+        _check_rate("FPR", percent)
+        allowed = int(np.count_nonzero(self.false_positives * 100.0 <= percent * self.known))
+        return self._point(allowed - 1) if self.known and allowed else None
+
+    def best_f1(self) -> OperatingPoint | None:
+        """The (highest) threshold of the largest pixel F1: an oracle, where it is found on the pixels it is used on.
+
+        Returns:
+            None without anomaly pixels.
+        """
+        if not self.anomaly:
+            return None
+        # F1 = 2 TP / (2 TP + FP + FN), and TP + FN are all anomaly pixels.
+        return self._point(
+            int(np.argmax(self.true_positives / (self.true_positives + self.false_positives + self.anomaly)))
+        )
+
+    def above(self, threshold: float) -> OperatingPoint:
+        """What ``score > threshold`` selects; its precision is NaN where that is nothing."""
+        index = int(np.searchsorted(-self.scores, -np.float32(threshold)))
+        return self._point(index - 1, threshold)
+
+    def compute(self) -> dict[str, float]:
+        """AP, AUROC, FPR95, FPR90, best_F1 and anomaly_share; see :meth:`PixelMetrics.compute`."""
+        pixels = self.anomaly + self.known
+        points = {f"FPR{rate}": self.at_tpr(rate) for rate in (95, 90)}
+        best = self.best_f1()
+        nan = float("nan")
+        return {
+            "AP": self.average_precision,
+            "AUROC": self.auroc,
+            **{name: point.FPR if point else nan for name, point in points.items()},
+            "best_F1": best.F1 if best else nan,
+            "anomaly_share": 100 * self.anomaly / pixels if pixels else nan,
+        }
+
+    def _point(self, index: int, threshold: float | None = None) -> OperatingPoint:
+        """The point that calls the scores up to ``index`` unknown (none for -1)."""
+        if threshold is None:
+            # Pixels are unknown where the score *exceeds* the threshold: the next score below selects all before it.
+            last = index + 1 == len(self.scores)
+            below = np.nextafter(self.scores[-1], np.float32(-np.inf)) if last else self.scores[index + 1]
+            threshold = float(np.clip(below, np.finfo(np.float32).min, np.finfo(np.float32).max))
+        hits, false_alarms = (
+            int(counts[index]) if index >= 0 else 0 for counts in (self.true_positives, self.false_positives)
+        )
+        nan = float("nan")
+        return OperatingPoint(
+            threshold=threshold,
+            TPR=100 * hits / (self.anomaly or nan),
+            FPR=100 * false_alarms / (self.known or nan),
+            precision=100 * hits / ((hits + false_alarms) or nan),
+            F1=200 * hits / ((hits + false_alarms + self.anomaly) or nan),
+        )
 
 
 class PixelMetrics:
-    """Streaming AP, AUROC, FPR95 and FPR90 over the pixels of any number of images.
+    """Streaming AP, AUROC, FPR at a TPR, best F1 and their curves over the pixels of any number of images.
 
     Equal to scikit-learn's ``average_precision_score``, ``roc_auc_score`` and ``roc_curve`` on the float32 scores
-    (ties included) while there are at most ``budget / 2`` distinct ones, and within 1e-3 of them beyond, whatever the
-    scores' distribution. Partial results of several processes are joined by :meth:`merge`.
+    (ties included) while known and anomaly pixels show at most ``budget / 2`` distinct scores each, and within 1e-3 of
+    them beyond, whatever the scores' distribution. Partial results of several processes are joined by :meth:`merge`.
 
     Args:
-        budget: the most distinct scores that are held, at 20 bytes each (a multiple of that while they are joined).
+        budget: the most distinct scores that are held, at 12 bytes each (a multiple of that while they are joined);
+            None holds all of them and is exact.
     """
 
-    def __init__(self, budget: int = _DEFAULT_BUDGET) -> None:
-        self._budget = budget
-        self._runs: list[_Counts] = []
+    def __init__(self, budget: int | None = _DEFAULT_BUDGET) -> None:
+        if budget is not None and budget < 8 * _SKETCHES:
+            raise OutmaskError(f"budget must be None (exact) or at least {8 * _SKETCHES} scores, got {budget}")
+        share = None if budget is None else budget // 2
+        self._known, self._anomaly = _Population(share), _Population(share)
 
     def update(self, score: NDArray[Any] | Tensor, label: NDArray[Any] | Tensor) -> None:
         """Count the pixels of one image (or of any other set).
@@ -57,27 +224,36 @@ class PixelMetrics:
             label: integer, the same shape: 0 known, 1 anomaly, anything else outside (not looked at).
 
         Raises:
-            OutmaskError: on other types or shapes that differ, or a NaN at a known or anomaly pixel.
+            OutmaskError: on other types or shapes that differ, or a NaN at a known or anomaly pixel; nothing of the
+                image is counted then.
         """
-        scores, labels = _as_array(score), _as_array(label)
-        if scores.dtype.kind != "f" or labels.dtype.kind not in "iub":
-            raise OutmaskError(
-                f"expected a floating-point score and an integer label map, got {scores.dtype} and {labels.dtype}"
-            )
-        if scores.shape != labels.shape:
-            raise OutmaskError(f"score and label must have the same shape, got {scores.shape} and {labels.shape}")
-        for value in (KNOWN, ANOMALY):
-            chosen = scores[labels == value]
-            if np.isnan(chosen).any():
-                raise OutmaskError(f"the score has NaN at {int(np.isnan(chosen).sum())} evaluated pixels")
-            if chosen.size:
-                self._runs.append(_count(chosen, value))
-        self._settle()
+        scores, labels = _checked(score, label)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, scores.size, _CHUNK)]
+        for value, population in ((KNOWN, self._known), (ANOMALY, self._anomaly)):
+            for pixels in _parallel(partial(_count, scores, labels, value), chunks):
+                population.add(pixels)
 
     def merge(self, other: PixelMetrics) -> None:
-        """Add everything that ``other`` has counted; the order of merging does not matter."""
-        self._runs.extend(other._runs)
-        self._settle()
+        """Add everything that ``other`` has counted."""
+        self._known.merge(other._known)
+        self._anomaly.merge(other._anomaly)
+
+    def counts(self, bins: int | None = None) -> Counts:
+        """All pixels so far per distinct score, or in at most about ``bins`` bins under their median scores."""
+        known, anomaly = (population.total() for population in (self._known, self._anomaly))
+        if bins is not None:
+            known, anomaly = (_coarsen(population, bins // 2) for population in (known, anomaly))
+        scores = np.concatenate([known.scores, anomaly.scores])
+        none = np.zeros(len(scores), np.int64)
+        counts = Counts(scores, none, none.copy())
+        counts.known[: len(known.scores)] = known.pixels
+        counts.anomaly[len(known.scores) :] = anomaly.pixels
+        order, starts = _falling(scores)
+        return Counts(scores[order][starts], *(np.add.reduceat(part[order], starts) for part in counts[1:]))
+
+    def curve(self) -> Curve:
+        """The PR and ROC curves of all pixels so far, in counts."""
+        return Curve.of(self.counts())
 
     def compute(self) -> dict[str, float]:
         """The metrics in percent.
@@ -86,102 +262,169 @@ class PixelMetrics:
             ``AP``: sum of recall steps times precision, over the distinct scores as thresholds.
             ``AUROC``: area under the ROC curve, ties counted half.
             ``FPR95``, ``FPR90``: false-positive rate at the first (highest) threshold with a true-positive rate of at
-            least 95 % (90 %).
+            least 95 % (90 %); ``curve().at_tpr`` gives any other.
+            ``best_F1``: the largest pixel F1 over all thresholds.
             ``anomaly_share``: anomaly pixels among those counted, the AP of chance.
             A value that these pixels do not define is NaN: everything but ``anomaly_share`` without anomaly pixels,
             ``AUROC`` and the FPRs without known pixels.
         """
-        counts = _join(self._runs)
-        self._runs = [counts]
-        false_positives, true_positives = np.cumsum(counts.known), np.cumsum(counts.anomaly)
-        known, anomaly = int(counts.known.sum()), int(counts.anomaly.sum())
-        values = dict.fromkeys(("AP", "AUROC", "FPR95", "FPR90"), float("nan"))
-        values["anomaly_share"] = 100 * anomaly / (known + anomaly) if known + anomaly else float("nan")
-        if anomaly:
-            precision = true_positives / (true_positives + false_positives)
-            values["AP"] = 100 * float(precision @ counts.anomaly) / anomaly
-        if anomaly and known:
-            above = true_positives - counts.anomaly / 2
-            values["AUROC"] = 100 * float(above @ counts.known) / anomaly / known
-            for rate in (95, 90):
-                threshold = int(np.argmax(100 * true_positives >= rate * anomaly))
-                values[f"FPR{rate}"] = 100 * int(false_positives[threshold]) / known
-        return values
+        return self.curve().compute()
+
+
+class _Pixels(NamedTuple):
+    """Pixels of one kind per distinct score, or per bin under its median score."""
+
+    scores: NDArray[np.float32]
+    """Strictly falling."""
+    pixels: NDArray[np.int64]
+
+
+class _Population:
+    """The scores of one kind of pixels: exact up to a budget, then sketches of a sixteenth of it each.
+
+    Every chunk becomes a sketch, and two sketches that stand for equally many chunks become one: a pixel is moved once
+    per doubling of the data, by at most one bin each time, so that error and memory grow with the logarithm of the
+    pixels.
+    """
+
+    def __init__(self, budget: int | None) -> None:
+        self._budget = budget
+        self._exact: list[_Pixels] = []
+        self._sketches: list[tuple[int, _Pixels]] = []
+        """``(level, sketch of 2^level chunks)``, by falling level."""
+
+    def add(self, pixels: _Pixels) -> None:
+        """Take in a chunk of pixels."""
+        self._exact.append(pixels)
+        if self._sketches:
+            self._sketch_exact()
+        elif self._budget is not None and sum(len(run.scores) for run in self._exact) > self._budget:
+            joined = _join(self._exact)  # images may share their scores
+            if len(joined.scores) <= self._budget // 2:
+                self._exact = [joined]
+            else:
+                self._sketch_exact()
+
+    def merge(self, other: _Population) -> None:
+        """Add what ``other`` has counted."""
+        if other._sketches:
+            self._sketch_exact()
+            self._sketches += other._sketches
+            self._settle()
+        for pixels in other._exact:
+            self.add(pixels)
+
+    def total(self) -> _Pixels:
+        """All of it, joined."""
+        self._exact = [_join(self._exact)] if self._exact else []
+        return _join(self._exact + [sketch for _, sketch in self._sketches])
+
+    def _sketch_exact(self) -> None:
+        if self._budget is not None:
+            bins = self._budget // _SKETCHES
+            self._sketches += [(0, _coarsen(run, bins)) for run in self._exact]
+            self._exact = []
+            self._settle()
 
     def _settle(self) -> None:
-        """Keep the number of distinct scores that are held within the budget."""
-        if sum(len(run.keys) for run in self._runs) > self._budget:
-            counts = _join(self._runs)
-            # Half of the budget stays free, or every further image would sort everything again.
-            self._runs = [_coarsen(counts, self._budget // 2)]
+        """Merge sketches of one level until each level has at most one, and all of them fit into the budget."""
+        assert self._budget is not None
+        bins = self._budget // _SKETCHES
+        by_level = sorted(self._sketches, key=lambda entry: -entry[0])
+        self._sketches = []
+        while by_level:
+            level, sketch = by_level.pop()
+            if by_level and (by_level[-1][0] == level or len(by_level) + len(self._sketches) >= _SKETCHES):
+                other_level, other = by_level.pop()
+                by_level.append((max(level, other_level) + 1, _coarsen(_join([sketch, other]), bins)))
+                by_level.sort(key=lambda entry: -entry[0])
+            else:
+                self._sketches.insert(0, (level, sketch))
 
 
-def _as_array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+def _checked(score: NDArray[Any] | Tensor, label: NDArray[Any] | Tensor) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Score and label as flat arrays, the score as float32."""
+    scores, labels = as_array(score), as_array(label)
+    if scores.dtype.kind != "f" or labels.dtype.kind not in "iub":
+        raise OutmaskError(
+            f"expected a floating-point score and an integer label map, got {scores.dtype} and {labels.dtype}"
+        )
+    if scores.shape != labels.shape:
+        raise OutmaskError(f"score and label must have the same shape, got {scores.shape} and {labels.shape}")
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range is infinite
+        scores = scores.ravel().astype(np.float32, copy=False)
+    labels = labels.ravel()
+    undefined = np.isnan(scores)
+    if undefined.any() and (evaluated := int(np.isin(labels[undefined], (KNOWN, ANOMALY)).sum())):
+        raise OutmaskError(f"the score has NaN at {evaluated} evaluated pixels")
+    return scores, labels
+
+
+def _parallel(function: Callable[[slice], _Pixels], chunks: list[slice]) -> Iterable[_Pixels]:
+    """``map``, in threads where that pays: NumPy sorts without holding the interpreter's lock."""
+    if len(chunks) < 2:
+        return map(function, chunks)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, chunks))
+
+
+def _count(scores: NDArray[np.float32], labels: NDArray[Any], value: int, chunk: slice) -> _Pixels:
+    """A chunk's pixels of one label per distinct score."""
+    chosen = scores[chunk][labels[chunk] == value]
+    chosen.sort()  # rising: numpy has no falling sort
+    last = np.flatnonzero(np.append(chosen[1:] != chosen[:-1], True)[: chosen.size])
+    return _Pixels(chosen[last][::-1], np.diff(last, prepend=-1)[::-1])
+
+
+def _falling(scores: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The order in which sorted runs of scores fall, and where in it a new score starts."""
+    order = np.argsort(-scores, kind="stable")  # merges sorted runs in linear time
+    return order, np.flatnonzero(_changes(scores[order]))
+
+
+def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """True where a value differs from the one before it, and at the first."""
+    return np.append(True, values[1:] != values[:-1])[: len(values)]
+
+
+def _join(runs: list[_Pixels]) -> _Pixels:
+    """One population out of several; equal scores are added up."""
+    if len(runs) == 1:
+        return runs[0]
+    scores = np.concatenate([np.empty(0, np.float32), *(run.scores for run in runs)])
+    pixels = np.concatenate([np.empty(0, np.int64), *(run.pixels for run in runs)])
+    order, starts = _falling(scores)
+    return _Pixels(scores[order][starts], np.add.reduceat(pixels[order], starts))
+
+
+def _coarsen(population: _Pixels, bins: int) -> _Pixels:
+    """Join neighbouring scores until at most about ``bins`` are left, with the least harm to the curves.
+
+    A new bin starts wherever one of two quantities reaches its next step: the pixels so far, in equal steps (TPR and
+    FPR are kept to a step), and their logarithm (precision is kept to a *relative* step, also at the top, where few
+    pixels decide it). A score that alone exceeds a step stays alone with at most lighter ones after it. Each bin stands
+    under its median score.
+    """
+    if len(population.scores) <= bins:
+        return population
+    share = np.arange(1, bins // 2 + 1) / (bins // 2)
+    so_far = np.cumsum(population.pixels)
+    steps = np.sort(np.concatenate([[0], share * so_far[-1], np.exp(share * np.log(so_far[-1]))]))
+    starts = np.searchsorted(so_far, steps)
+    starts = starts[_changes(starts) & (starts < len(so_far))]  # the logarithm's last step may be rounded up
+    pixels = np.add.reduceat(population.pixels, starts)
+    # Under the first or the last score, every coarsening would move all pixels the same way.
+    medians = np.searchsorted(so_far, np.cumsum(pixels) - pixels / 2)
+    return _Pixels(population.scores[medians], pixels)
+
+
+def as_array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
     return np.asarray(values)
 
 
-def _descending_keys(scores: NDArray[Any]) -> NDArray[np.uint32]:
-    """Integers that order as the float32 scores do, the largest score first; equal exactly for equal scores."""
-    with np.errstate(over="ignore"):  # a float64 beyond float32's range is infinite
-        bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: one key for both
-    # IEEE 754: the bits of positive floats grow with the value, those of negative ones with its magnitude.
-    return np.where(bits >> 31 != 0, bits, bits ^ np.uint32(0x7FFFFFFF))
-
-
-def _count(scores: NDArray[Any], label: int) -> _Counts:
-    """Counts of a non-empty set of pixels of one label."""
-    keys = np.sort(_descending_keys(scores))
-    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    counts = np.diff(starts, append=len(keys)).astype(np.int64)
-    none = np.zeros_like(counts)
-    return _Counts(keys[starts], *((counts, none) if label == KNOWN else (none, counts)))
-
-
-def _join(runs: list[_Counts]) -> _Counts:
-    """One set of counts out of several."""
-    runs = [run for run in runs if len(run.keys)]
-    if len(runs) <= 1:
-        return runs[0] if runs else _EMPTY
-    keys = np.concatenate([run.keys for run in runs])
-    order = np.argsort(keys, kind="stable")  # merges sorted runs in linear time
-    keys = keys[order]
-    return _sum_groups(
-        keys,
-        np.concatenate([run.known for run in runs])[order],
-        np.concatenate([run.anomaly for run in runs])[order],
-        keys[1:] != keys[:-1],
-    )
-
-
-def _coarsen(counts: _Counts, target: int) -> _Counts:
-    """Join neighbouring scores until at most about ``target`` are left, with the least harm to the curves.
-
-    A new bin starts wherever one of three quantities reaches its next step: the anomaly pixels so far and the known
-    pixels so far, in equal steps (recall and FPR are kept to a step), and the logarithm of all pixels so far (precision
-    is kept to a *relative* step, also at the top, where few pixels decide it). A score that alone exceeds a step stays
-    alone with at most lighter ones after it.
-    """
-    if len(counts.keys) <= target:
-        return counts
-    steps = max(1, target // 3)
-    true_positives, false_positives = np.cumsum(counts.anomaly), np.cumsum(counts.known)
-    total = true_positives + false_positives
-    boundary = np.zeros(len(total) - 1, dtype=bool)
-    for reached in (
-        true_positives * (steps / max(1, true_positives[-1])),
-        false_positives * (steps / max(1, false_positives[-1])),
-        np.log(total) * (steps / np.log(total[-1])),
-    ):
-        boundary |= np.diff(np.floor(reached)) != 0
-    return _sum_groups(*counts, boundary)
-
-
-def _sum_groups(
-    keys: NDArray[np.uint32], known: NDArray[np.int64], anomaly: NDArray[np.int64], boundary: NDArray[np.bool_]
-) -> _Counts:
-    """Add up neighbours that no ``boundary`` (one flag between any two) divides, under the first one's key."""
-    starts = np.flatnonzero(np.concatenate(([True], boundary)))
-    return _Counts(keys[starts], np.add.reduceat(known, starts), np.add.reduceat(anomaly, starts))
+def _check_rate(name: str, percent: float) -> None:
+    if not 0 < percent <= 100:
+        raise OutmaskError(f"a {name} must be above 0 and at most 100 percent, got {percent}")

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from outmask.types import OpenSetResult
+from outmask.errors import OutmaskError
+from outmask.types import Color, OpenSetResult, Taxonomy
 
 # Perceptually uniform and readable with any colour vision: black = certainly known, pale yellow = certainly unknown.
 _COLORS = np.asarray(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1], dtype=np.uint8
 )
+UNKNOWN_COLOR: Color = (int(_COLORS[-1][0]), int(_COLORS[-1][1]), int(_COLORS[-1][2]))
+"""Of certainly unknown pixels, in heat maps and among the colours of classes."""
 _OPACITY = 0.7
 """Of the tint over a certainly unknown pixel: the photo stays visible below it."""
 _CLASS_OPACITY = 0.6
@@ -46,23 +49,46 @@ def overlay(result: OpenSetResult) -> Image.Image:
         opacity = (_OPACITY * share)[..., None]
         picture[rows] = np.rint(picture[rows] * (1 - opacity) + tint * opacity).astype(np.uint8)
     if result.open_labels is not None:
-        unknown = (result.open_labels == result.taxonomy.unknown_id).astype(np.uint8)
-        contours, _ = cv2.findContours(unknown, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-        width = max(1, round(min(unknown.shape) / 360))
-        cv2.drawContours(picture, contours, -1, _CONTOUR_EDGE, 3 * width)
-        cv2.drawContours(picture, contours, -1, _CONTOUR, width)
+        outline(picture, result.open_labels == result.taxonomy.unknown_id)
     return Image.fromarray(picture)
 
 
 def class_map(result: OpenSetResult) -> Image.Image:
     """The photo, tinted by the colours of its closed-set classes."""
-    colors = np.zeros((max(int(result.labels.max()) + 1, result.taxonomy.num_classes), 3), np.float32)
-    colors[: result.taxonomy.num_classes] = result.taxonomy.colors
-    picture = result.image.copy()
-    for rows in _blocks(result.labels):
-        tint = colors[result.labels[rows]]
-        picture[rows] = np.rint(picture[rows] * (1 - _CLASS_OPACITY) + tint * _CLASS_OPACITY).astype(np.uint8)
+    return Image.fromarray(_class_tinted(result.image, result.labels, result.taxonomy))
+
+
+def open_map(result: OpenSetResult) -> Image.Image:
+    """The photo, tinted by the colours of its open labels: unknown as in a heat map, and outlined.
+
+    Raises:
+        OutmaskError: where the result has no open labels.
+    """
+    if result.open_labels is None:
+        raise OutmaskError("this result has no open labels: predict with a threshold")
+    picture = _class_tinted(result.image, result.open_labels, result.taxonomy)
+    outline(picture, result.open_labels == result.taxonomy.unknown_id)
     return Image.fromarray(picture)
+
+
+def outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+    """Draw the outlines of an ``(H, W)`` mask and of its holes into an ``(H, W, 3)`` RGB picture."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    width = max(1, round(min(mask.shape) / 360))
+    cv2.drawContours(picture, contours, -1, _CONTOUR_EDGE, 3 * width)
+    cv2.drawContours(picture, contours, -1, _CONTOUR, width)
+
+
+def _class_tinted(image: NDArray[np.uint8], ids: NDArray[np.int32], taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    """The photo, tinted by the colours of its class ids; black where an id is of no class."""
+    colors = np.zeros((max(int(ids.max()), taxonomy.unknown_id) + 1, 3), np.float32)
+    colors[: taxonomy.num_classes] = taxonomy.colors
+    colors[taxonomy.unknown_id] = UNKNOWN_COLOR
+    picture = image.copy()
+    for rows in _blocks(ids):
+        tint = colors[ids[rows]]
+        picture[rows] = np.rint(picture[rows] * (1 - _CLASS_OPACITY) + tint * _CLASS_OPACITY).astype(np.uint8)
+    return picture
 
 
 def _normalised(score: NDArray[np.float32], display_range: tuple[float, float]) -> NDArray[np.float32]:

@@ -34,22 +34,47 @@ def main(argv: list[str] | None = None) -> Path:
     Raises:
         OutmaskError: on a bad recipe, or where ``--out`` holds another run.
     """
-    parser = ArgumentParser(prog="outmask train", description="Train a model by a recipe.", exit_on_error=False)
-    parser.add_argument("--config", action="config", help="recipe, YAML")
+    parser = _parser()
     parser.add_argument(
         "--out", type=str, required=True, help="folder of the run: checkpoints, logs and the trained model"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    recipe, description, options = _parse(parser, argv)
+    return train(recipe, description, Path(options.out), resume=bool(options.resume))
+
+
+def read_recipe(path: str | Path, data_root: str | Path | None = None) -> Recipe:
+    """The recipe in a YAML file.
+
+    Args:
+        path: the file.
+        data_root: where its datasets lie, in place of what the file says.
+
+    Raises:
+        OutmaskError: on a missing file or a bad recipe.
+    """
+    arguments = ["--config", str(path)] + ([] if data_root is None else ["--data_root", str(data_root)])
+    return _parse(_parser(), arguments)[0]
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="outmask train", description="Train a model by a recipe.", exit_on_error=False)
+    parser.add_argument("--config", action="config", help="recipe, YAML")
     parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _parse(parser: ArgumentParser, argv: list[str] | None) -> tuple[Recipe, dict[str, Any], Namespace]:
+    """The recipe, the same as plain values, and the other options."""
     try:
         options: Namespace = parser.parse_args(argv)
         settings = parser.instantiate_classes(options)
     except ArgumentError as error:
         raise OutmaskError(" ".join(str(error).split())) from None
-    values = {name: settings[name] for name in Recipe.__dataclass_fields__}
     description = yaml.safe_load(parser.dump(options, skip_none=False))
-    recipe_values = {name: description[name] for name in Recipe.__dataclass_fields__}
-    return train(Recipe(**values), recipe_values, Path(options.out), resume=bool(options.resume))
+    names = Recipe.__dataclass_fields__
+    recipe = Recipe(**{name: settings[name] for name in names})
+    return recipe, {name: description[name] for name in names}, options
 
 
 def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool = False) -> Path:

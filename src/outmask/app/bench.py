@@ -1,0 +1,297 @@
+"""``outmask bench``: speed and memory against peers in one process, same input, with the difference of the outputs.
+
+Ours and the peer take turns, so that a machine that slows down slows both; what is printed is a ratio.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from outmask.app import DONE
+from outmask.app.terminal import say, stdout, tell
+from outmask.errors import OutmaskError
+from outmask.metrics import ComponentMetrics, PanopticQuality, PixelMetrics
+from outmask.output.files import write_json
+
+Values = dict[str, float]
+"""What a metric gives, in percent."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing measured against a peer.
+
+    Attributes:
+        name: what is measured, on what.
+        peer: against what.
+        ratio: median over the repeats of the peer's time by ours.
+        spread: the smallest and the largest of these ratios.
+        peak_mb: the most memory that ours takes beyond its input, in MB (10^6 bytes).
+        peer_peak_mb: the same of the peer; None where its memory is not NumPy's, the only one that is watched.
+        difference: the largest difference of the outputs, in percent points.
+    """
+
+    name: str
+    peer: str
+    ratio: float
+    spread: tuple[float, float]
+    peak_mb: float
+    peer_peak_mb: float | None
+    difference: float
+
+
+def bench(what: str, json: str | None) -> int:
+    """Run one benchmark, print its table; returns the exit code.
+
+    Raises:
+        OutmaskError: where a peer is not installed.
+    """
+    if json is not None and not Path(json).absolute().parent.is_dir():
+        raise OutmaskError(f"--json {json}: its folder does not exist; create it first")
+    comparisons = {"metrics": _metrics}[what]()
+    table = Table(title=f"outmask bench {what}", caption="difference: the largest of any output, in percent points")
+    for column in ("", "peer", "times faster", "spread", "peak MB", "peer's MB", "difference"):
+        table.add_column(column, justify="left" if column in ("", "peer") else "right")
+    for one in comparisons:
+        table.add_row(
+            one.name,
+            one.peer,
+            f"{one.ratio:.1f}",
+            f"{one.spread[0]:.1f}-{one.spread[1]:.1f}",
+            f"{one.peak_mb:.1f}",
+            "-" if one.peer_peak_mb is None else f"{one.peer_peak_mb:.1f}",
+            f"{one.difference:.2g}",
+        )
+    stdout.print(table)
+    say(f"machine  {_machine()}")
+    if json is not None:
+        write_json(Path(json), {"machine": _machine(), "comparisons": [asdict(one) for one in comparisons]})
+    return DONE
+
+
+def compare(
+    name: str,
+    peer_name: str,
+    ours: Callable[[], Values],
+    peer: Callable[[], Values],
+    repeats: int,
+    ours_per_peer: int,
+    peer_in_numpy: bool = True,
+) -> Comparison:
+    """Time two ways to the same values, taking turns.
+
+    Args:
+        name, peer_name: for the table.
+        ours, peer: each called anew; must give the same keys.
+        repeats: how many turns.
+        ours_per_peer: our runs in a turn, whose median counts: a short run is measured less exactly than a long one.
+        peer_in_numpy: whether the peer's memory is NumPy's, which reports to tracemalloc; torch's does not.
+    """
+    tell(f"bench: {name} against {peer_name}")
+    peak, values = _peak(ours)
+    peer_peak, peer_values = _peak(peer)
+    ratios = []
+    for _ in range(repeats):
+        mine = statistics.median(_seconds(ours) for _ in range(ours_per_peer))
+        ratios.append(_seconds(peer) / mine)
+    difference = max(abs(values[key] - peer_values[key]) for key in peer_values)
+    spread = (min(ratios), max(ratios))
+    return Comparison(
+        name, peer_name, statistics.median(ratios), spread, peak, peer_peak if peer_in_numpy else None, difference
+    )
+
+
+def _seconds(run: Callable[[], Values]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _peak(run: Callable[[], Values]) -> tuple[float, Values]:
+    """The most of NumPy's and Python's memory held while running, in MB, and what came of it."""
+    tracemalloc.start()
+    values = run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6, values
+
+
+def _machine() -> str:
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
+
+
+def _metrics() -> list[Comparison]:
+    try:
+        import sklearn.metrics
+        import torchmetrics.detection
+    except ImportError as error:
+        raise OutmaskError(f"{error.name} is not installed: pip install outmask[bench]") from error
+    del sklearn, torchmetrics
+    return [
+        *(_pixels(kind, scores, labels) for kind, scores, labels in _pixel_scores()),
+        _panoptic(),
+        _components(),
+    ]
+
+
+_IMAGES, _IMAGE_PIXELS = 50, 2_000_000
+"""100 Mpx in images of 2 Mpx."""
+_PANOPTIC_SIZE = (1024, 2048)
+_MAP_SIZE = (1080, 1920)
+
+
+def _pixel_scores() -> list[tuple[str, NDArray[np.float32], NDArray[np.uint8]]]:
+    """Saturated scores as a mask classifier gives them (DESIGN's example), and smooth ones: few ties, many values."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((_IMAGES, _IMAGE_PIXELS), np.float32) < 0.02).astype(np.uint8)
+    noise = rng.standard_normal(labels.shape, np.float32)
+    logits = np.where(labels == 1, 3.5 + 2.5 * noise, 9 + 1.5 * noise)
+    saturated = -1 / (1 + np.exp(-logits))
+    return [("saturated", saturated, labels), ("smooth", noise + 2 * labels, labels)]
+
+
+def _pixels(kind: str, scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> Comparison:
+    from sklearn.metrics import average_precision_score, roc_curve
+
+    def ours() -> Values:
+        metrics = PixelMetrics()
+        for score, label in zip(scores, labels, strict=True):
+            metrics.update(score, label)
+        values = metrics.compute()
+        return {name: values[name] for name in ("AP", "FPR95")}
+
+    def peer() -> Values:
+        fpr, tpr, _ = roc_curve(labels.ravel(), scores.ravel(), drop_intermediate=False)
+        ap = 100 * average_precision_score(labels.ravel(), scores.ravel())
+        return {"AP": ap, "FPR95": 100 * float(fpr[np.argmax(tpr >= 0.95)])}
+
+    name = f"AP and FPR95 of {labels.size / 1e6:g} Mpx, {kind} scores"
+    return compare(name, "scikit-learn average_precision_score + roc_curve", ours, peer, repeats=1, ours_per_peer=3)
+
+
+def _panoptic() -> Comparison:
+    """One 1024 x 2048 image of 60 segments, with void in the ground truth.
+
+    The prediction has no void: there torchmetrics follows another rule (it leaves predicted void out of the union).
+    """
+    from torchmetrics.detection import PanopticQuality as Peer
+
+    (height, width), count, classes = _PANOPTIC_SIZE, 60, 10
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    centres = rng.random((count, 2)) * (height, width)
+    nearest = np.full((height, width), np.inf)
+    truth = np.zeros((height, width), np.int32)
+    for index, (row, column) in enumerate(centres, 1):
+        distance = (rows - row) ** 2 + (columns - column) ** 2
+        truth = np.where(distance < nearest, np.int32(index), truth)
+        nearest = np.minimum(nearest, distance)
+    prediction = np.roll(truth, (7, 11), (0, 1))
+    truth[:, 900:940] = 0
+    class_of = rng.integers(0, classes, count)
+    segments = [{"id": index, "category_id": int(class_)} for index, class_ in enumerate(class_of, 1)]
+    categories = [{"id": class_, "name": f"class {class_}", "isthing": 1} for class_ in range(classes)]
+
+    def ours() -> Values:
+        metric = PanopticQuality(categories)
+        metric.update(prediction, segments, truth, segments)
+        return {"PQ": metric.compute()["PQ"]}
+
+    def pairs(ids: NDArray[np.int32]) -> torch.Tensor:
+        """``(1, H, W, 2)``: category and instance; a category in neither list is void."""
+        return torch.from_numpy(np.stack([np.append(classes, class_of)[ids], ids], -1)[None])
+
+    predicted, target = pairs(prediction), pairs(truth)
+
+    def peer() -> Values:
+        # Of stuff torchmetrics drops the instance, so all classes are things.
+        metric = Peer(things=set(range(classes)), stuffs=set(), allow_unknown_preds_category=True)
+        metric.update(predicted, target)
+        return {"PQ": 100 * float(metric.compute())}
+
+    return compare(
+        f"PQ of one {height}x{width} image with {count} segments",
+        "torchmetrics PanopticQuality",
+        ours,
+        peer,
+        repeats=3,
+        ours_per_peer=7,
+        peer_in_numpy=False,
+    )
+
+
+def _components() -> Comparison:
+    """A noisy 1080p map: blobs of many sizes, of which hundreds are large enough to count."""
+    rng = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(rng.standard_normal(_MAP_SIZE), (0, 0), 4)
+    other = cv2.GaussianBlur(rng.standard_normal(_MAP_SIZE), (0, 0), 4)
+    label = (noise > np.quantile(noise, 0.8)).astype(np.uint8)
+    label[: _MAP_SIZE[0] // 10] = 255
+    mask = noise + 0.7 * other > np.quantile(noise, 0.8)
+
+    def ours() -> Values:
+        metric = ComponentMetrics("obstacle")
+        metric.update(mask, label)
+        values = metric.compute()
+        return {name: values[name] for name in ("sIoU", "PPV", "F1")}
+
+    return compare(
+        f"sIoU, PPV and F1* of one noisy {_MAP_SIZE[0]}x{_MAP_SIZE[1]} map",
+        "a loop over the components",
+        ours,
+        lambda: component_loop(mask, label, smallest=(50, 10)),
+        repeats=2,
+        ours_per_peer=5,
+    )
+
+
+def component_loop(mask: NDArray[np.bool_], label: NDArray[np.uint8], smallest: tuple[int, int]) -> Values:
+    """The obvious way to SegmentMeIfYouCan's component metrics: every component a mask of the whole image.
+
+    Args:
+        mask: ``(H, W)`` bool.
+        label: ``(H, W)`` uint8 0 known, 1 anomaly, 255 outside.
+        smallest: pixels that a predicted and a ground-truth component need at least.
+    """
+    from scipy.ndimage import label as components
+
+    around = np.ones((3, 3), int)
+    predicted, count = components(mask & (label <= 1), around)
+    truth, gt_count = components(label == 1, around)
+    inside = label <= 1
+    for index in range(1, count + 1):
+        component = predicted == index
+        if component.sum() < smallest[0]:
+            predicted[component] = 0
+    for index in range(1, gt_count + 1):
+        component = truth == index
+        if component.sum() < smallest[1]:
+            truth[component] = 0
+            inside &= ~component
+    predicted, truth = predicted[inside], truth[inside]
+    siou = []
+    for index in np.unique(truth[truth > 0]):
+        component = truth == index
+        touching = np.unique(predicted[component & (predicted > 0)])
+        covered = np.isin(predicted, touching)
+        union = covered | component
+        siou.append((covered & component).sum() / (union & ~((truth > 0) & ~component)).sum())
+    ppv = [(truth[predicted == index] > 0).mean() for index in np.unique(predicted[predicted > 0])]
+    f1 = []
+    for tau in np.linspace(0.25, 0.75, 11):
+        found = np.count_nonzero(np.array(siou) >= tau)
+        f1.append(2 * found / (len(siou) + found + np.count_nonzero(np.array(ppv) < tau)))
+    return {"sIoU": 100 * float(np.mean(siou)), "PPV": 100 * float(np.mean(ppv)), "F1": 100 * float(np.mean(f1))}

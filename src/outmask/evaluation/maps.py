@@ -1,0 +1,232 @@
+"""Score maps of a benchmark's images, from a model or from files, at the size at which they are measured.
+
+Measuring goes over the images more than once (a threshold is known only when all scores have been seen), so a model's
+maps are kept on disk while a benchmark is evaluated; that is also what an interrupted evaluation resumes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from outmask import scores as score_engine
+from outmask.data.datasets import read_ids
+from outmask.data.images import read_image
+from outmask.errors import OutmaskError
+from outmask.evaluation.benchmarks import Record
+from outmask.evaluation.submission import read_score
+from outmask.output.files import LABELS, SCORE, replacing, write_json
+
+if TYPE_CHECKING:
+    from outmask.types import MaskPrediction
+
+Size = tuple[int, int]
+
+
+class Predictor(Protocol):
+    """What evaluation needs of a segmenter."""
+
+    @property
+    def name(self) -> str: ...
+
+    def prediction(self, image: NDArray[np.uint8]) -> MaskPrediction:
+        """Masks of one ``(H, W, 3)`` image, batch 1."""
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """What is measured of one image.
+
+    Attributes:
+        scores: a score's name -> ``(H, W)`` float32, larger = more anomalous.
+        labels: ``(H, W)`` integer closed-set class ids; None where nobody gave them.
+        resized_from: the size of the given scores where they had to be resized.
+    """
+
+    scores: dict[str, NDArray[np.float32]]
+    labels: NDArray[Any] | None
+    resized_from: Size | None = None
+
+
+class MapSource(Protocol):
+    """Where score maps come from."""
+
+    @property
+    def name(self) -> str:
+        """The model or the folder of predictions, for reports."""
+
+    def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
+        """Scores and labels of a record's image.
+
+        Args:
+            record: the image.
+            names: the scores that are wanted.
+            size: ``(H, W)`` of the maps; None for the image's own.
+
+        Raises:
+            OutmaskError: where they cannot be had, or the image has another shape than ``size``.
+        """
+
+
+class ModelMaps:
+    """Maps that a model makes when they are asked for: one pass per image, all scores from it."""
+
+    def __init__(self, segmenter: Predictor) -> None:
+        self._segmenter = segmenter
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self._segmenter.name
+
+    def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
+        """See :class:`MapSource`; mask logits are resized to ``size``, before the sigmoid."""
+        image = read_image(record.image)
+        own = (image.shape[0], image.shape[1])
+        size = own if size is None else size
+        _check_shape(record.name, "image", own, size)
+        maps = score_engine.evaluate(self._segmenter.prediction(image), names, size)
+        labels = maps.pop("labels")[0].cpu().numpy()
+        # The ids take an eighth of the space this way, on disk and in memory.
+        small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int32)
+        return ImageMaps({name: maps[name][0].cpu().numpy() for name in names}, small)
+
+
+class PredictionFiles:
+    """Maps that anything else has written: ``NAME_score.npy`` (as ``outmask predict``), ``NAME.npy`` or ``NAME.hdf5``.
+
+    ``NAME`` is the record's name or its last parts. Closed-set labels are taken from ``NAME_labels.png``, if there.
+
+    Raises:
+        OutmaskError: where the folder does not exist.
+    """
+
+    _ENDINGS = (SCORE, ".npy", ".hdf5")
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise OutmaskError(f"--predictions {folder}: no such folder; expected one with NAME_score.npy or NAME.hdf5")
+        self._folder = folder
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
+        """See :class:`MapSource`; a score of another resolution is resized bilinearly."""
+        score, labels, resized_from = None, None, None
+        if names:
+            score = read_score(self._find(record.name, self._ENDINGS))
+            own = (score.shape[0], score.shape[1])
+            if size is not None and own != size:
+                _check_shape(record.name, "score", own, size)
+                tensor = torch.from_numpy(score)[None, None]
+                score = F.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+                resized_from = own
+        path = next(
+            (path for stem in _stems(record.name) if (path := self._folder / f"{stem}{LABELS}").is_file()), None
+        )
+        if path is not None:
+            labels = read_ids(path)
+            if size is not None and labels.shape != size:
+                raise OutmaskError(
+                    f"{path}: labels of {labels.shape[1]}x{labels.shape[0]} pixels, expected {size[1]}x{size[0]}"
+                )
+        return ImageMaps({} if score is None else dict.fromkeys(names, score), labels, resized_from)
+
+    def _find(self, name: str, endings: Sequence[str]) -> Path:
+        for stem in _stems(name):
+            for ending in endings:
+                if (path := self._folder / f"{stem}{ending}").is_file():
+                    return path
+        raise OutmaskError(
+            f"{self._folder} has no prediction of {name}: expected {name}{endings[0]}, {name}.npy or {name}.hdf5"
+        )
+
+
+class CachedMaps:
+    """Keeps another source's maps in a folder, so that each is made once, also across interruptions.
+
+    Args:
+        source: makes the maps.
+        folder: ``maps/NAME.npz`` and ``run.json`` go here.
+        settings: what determines the maps; a run of other settings is not resumed.
+        resume: go on where an earlier evaluation in this folder stopped.
+
+    Raises:
+        OutmaskError: where the folder holds an evaluation and ``resume`` is not set, or one of other settings.
+    """
+
+    _RUN = "run.json"
+
+    def __init__(self, source: MapSource, folder: Path, settings: dict[str, Any], resume: bool) -> None:
+        self._source = source
+        self._maps = folder / "maps"
+        run = folder / self._RUN
+        if run.exists():
+            if not resume:
+                raise OutmaskError(
+                    f"{folder} already holds an evaluation: go on with --resume, or choose another --out"
+                )
+            try:
+                earlier = json.loads(run.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise OutmaskError(f"{run} is damaged: remove {folder} and start anew") from error
+            differing = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
+            if differing:
+                raise OutmaskError(
+                    f"{folder} holds an evaluation with another {', '.join(differing)}: resume with the same, "
+                    "or choose another --out"
+                )
+        write_json(run, settings)
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self._source.name
+
+    def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
+        """See :class:`MapSource`."""
+        path = self._maps / f"{record.name}.npz"
+        if not path.exists():
+            made = self._source.maps(record, names, size)
+            arrays: dict[str, Any] = {f"score.{name}": score for name, score in made.scores.items()}
+            if made.labels is not None:
+                arrays["labels"] = made.labels
+            if made.resized_from is not None:
+                arrays["resized_from"] = np.array(made.resized_from)
+            with replacing(path) as file:
+                np.savez(file, **arrays)
+            return made
+        with np.load(path) as stored:
+            resized_from = stored["resized_from"].tolist() if "resized_from" in stored else None
+            return ImageMaps(
+                {name: stored[f"score.{name}"] for name in names},
+                stored.get("labels"),
+                None if resized_from is None else (resized_from[0], resized_from[1]),
+            )
+
+
+def _stems(name: str) -> Iterator[str]:
+    """``a/b/c``, ``b/c``, ``c``: a folder of predictions may start anywhere below a benchmark's."""
+    parts = PurePosixPath(name).parts
+    for first in range(len(parts)):
+        yield "/".join(parts[first:])
+
+
+def _check_shape(name: str, what: str, own: Size, size: Size) -> None:
+    """A label may be of another resolution than its image or score, never of another shape."""
+    scale = size[1] / own[1]
+    if abs(own[0] * scale - size[0]) > 1 + scale:  # each side was rounded to whole pixels
+        raise OutmaskError(
+            f"{name}: the label of {size[1]}x{size[0]} pixels does not fit the {what} of {own[1]}x{own[0]} pixels"
+        )
