@@ -120,6 +120,7 @@ def test_a_recipes_validation_images_with_pasted_objects_serve(model: Path, tmp_
         ({"--config": "recipe.yaml"}, "either a benchmark"),
         ({"--benchmark": None, "--root": None}, "either a benchmark"),
         ({"--root": None}, "--benchmark needs --root"),
+        ({"--model": "street"}, "street belongs to the installation"),
         ({"--model": "owner/name"}, "owner/name is no model folder of outmask's"),
         ({"--split": "night"}, "night"),
     ],

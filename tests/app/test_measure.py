@@ -129,7 +129,7 @@ def test_an_interrupted_evaluation_resumes_and_gives_the_same(
     assert len(predicted) == len(set(predicted)) == 2  # each image once
     assert json_file.read_text() == uninterrupted
     assert evaluate(root, "--score", "am", "--out", out, "--resume") == 2
-    assert "another scores" in capsys.readouterr().err
+    assert "with another scores" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,14 @@ def test_an_interrupted_evaluation_resumes_and_gives_the_same(
         ({"--anomaly-id": "7"}, "labels_masks/a.png holds 1"),
         ({"--border": "0"}, "--border must be at least 1"),
         ({"--emulate": "float8"}, "float8"),
-        ({"--score": "am,eam", "--threshold": "-1"}, "--threshold is of one score"),
+        ({"--score": "am,eam", "--threshold": "-1e-3"}, "--threshold is of one score"),
         ({"--predictions": "/nowhere"}, "--predictions /nowhere: no such folder"),
         ({"--predictions": ".", "--score": "a,b"}, "one score per image, but --score names 2"),
+        ({"--predictions": ".", "--score": "a,"}, "empty name"),
+        ({"--predictions": ".", "--out": "x"}, "are on disk already"),
+        ({"--threshold": "1e300"}, "float32"),
+        ({"--threshold": "-inf"}, "expected float, got -inf"),
+        ({"--json": "/"}, "--json / is a folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(
@@ -160,6 +165,16 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert main(["evaluate", *(part for pair in options.items() for part in pair)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert named in line
+
+
+def test_options_without_effect_are_refused(segmenter: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (12, 9)).save(tmp_path / "images/a.png")
+    Image.new("L", (12, 9)).save(tmp_path / "labels/a.png")
+    camvid = ["evaluate", "--benchmark", "camvid", "--root", str(tmp_path)]
+    assert main([*camvid, "--border", "3", "--emulate", "float16"]) == 2
+    assert "camvid measures classes only: --emulate, --border would have no effect" in capsys.readouterr().err
 
 
 def test_resuming_needs_the_folder(segmenter: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

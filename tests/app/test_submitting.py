@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from outmask import scores
 from outmask.app.cli import main
-from outmask.evaluation.submission import read_score
+from outmask.evaluation.score_files import read_score
 
 
 @pytest.fixture
@@ -104,6 +104,8 @@ def test_fishyscapes_gets_two_arrays_for_each_input(segmenter: Any, tmp_path: Pa
         ({"--score": "best"}, "best"),
         ({"--root": "/nowhere"}, "/nowhere"),
         ({"--method": "a/b"}, "a/b"),
+        ({"--out": "/"}, "--out / is no folder"),
+        ({"--benchmark": "fishyscapes", "--method": "x"}, "fishyscapes takes no --method"),
     ],
 )
 def test_bad_usage_is_one_line(
@@ -113,3 +115,4 @@ def test_bad_usage_is_one_line(
     assert main(["submit", *(part for pair in options.items() for part in pair)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert named in lines[-1]
+    assert not list(tmp_path.glob(".*"))  # no maps of a run that never began

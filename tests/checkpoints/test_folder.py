@@ -211,7 +211,7 @@ def test_operating_points_replace_those_of_the_same_scores(bundle: ModelBundle, 
 
 def test_operating_points_go_into_folders_of_ours_only(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mask2former"}')
-    with pytest.raises(OutmaskError, match="no model folder of outmask's: name a folder to write one to with --out"):
+    with pytest.raises(OutmaskError, match="no model folder of outmask's: it has no place"):
         store_operating_points(tmp_path, {})
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from outmask.data.images import MAX_PIXELS, find_images, read_image
+from outmask.data.images import MAX_PIXELS, find_images, read_image, read_values
 from outmask.errors import OutmaskError
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+BOMB = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 30000, 30000, 1, 24, 0, 0, 0, 0, 0, 0)
+"""A bitmap's header that claims 30000 x 30000 pixels."""
 
 
 def smooth(height: int = 37, width: int = 53) -> np.ndarray:
@@ -133,9 +135,9 @@ def test_12000x9000_is_read_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
-    """A header that claims 30000 x 30000 pixels is refused before any of them is decoded."""
+    """Refused before any pixel is decoded."""
     path = tmp_path / "bomb.bmp"
-    path.write_bytes(b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 30000, 30000, 1, 24, 0, 0, 0, 0, 0, 0))
+    path.write_bytes(BOMB)
     with pytest.raises(OutmaskError, match=f"{MAX_PIXELS:,}") as error:
         read_image(path)
     assert is_one_line(error, path)
@@ -224,6 +226,52 @@ def test_other_values_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "i.tif")
     with pytest.raises(OutmaskError, match="32-bit"):
         read_image(tmp_path / "i.tif")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[False, True], [True, False]]),
+        np.array([[0, 7], [255, 1]], np.uint8),
+        np.array([[0, 300], [65535, 1]], np.uint16),
+        PICTURE[:2, :2],
+    ],
+    ids=["1 bit", "8 bits", "16 bits", "colours"],
+)
+def test_stored_values_are_read_as_they_are(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / "ids.png")
+    read = read_values(tmp_path / "ids.png", "labels")
+    assert read.dtype == values.dtype
+    np.testing.assert_array_equal(read, values)
+
+
+def test_of_a_palette_the_indices_are_read(tmp_path: Path) -> None:
+    ids = np.array([[0, 2, 1]], np.uint8)
+    picture = Image.fromarray(ids, mode="P")
+    picture.putpalette([200, 10, 30, 0, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "ids.png")
+    np.testing.assert_array_equal(read_values(tmp_path / "ids.png", "labels"), ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("text.png", "is not an image that can be read; expected JPEG, PNG"),
+        ("cut.png", "cannot be decoded whole"),
+        ("bomb.bmp", f"has more than {MAX_PIXELS:,} pixels"),
+        ("missing.png", "no such file"),
+        ("folder", "is a folder, expected an image file"),
+    ],
+)
+def test_values_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(PICTURE).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
+    (tmp_path / "bomb.bmp").write_bytes(BOMB)
+    with pytest.raises(OutmaskError, match=f"^can't read the mask: .*{said}") as error:
+        read_values(tmp_path / name, "the mask")
+    assert is_one_line(error, tmp_path / name)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""Miniature trees in the published layouts of the benchmarks, written as their archives unpack."""
+"""Miniature trees in the published layouts of the benchmarks, written as their archives unpack; made-up scores."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +140,44 @@ class Trees:
 @pytest.fixture
 def trees(tmp_path: Path) -> Trees:
     return Trees(tmp_path)
+
+
+ScoreMaker = Callable[[str, int, float, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.fixture(scope="session")
+def make_scores() -> ScoreMaker:
+    """Scores of a kind, distributed as this project's are, and labels, so many and such a share of them anomalies.
+
+    The draws are those of the script in ``docs/submitting.md``, in its order.
+    """
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    def make(kind: str, count: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        label = (rng.random(count) < share).astype(np.uint8)
+
+        def logits(anomaly: tuple[float, float], known: tuple[float, float]) -> np.ndarray:
+            return np.where(label == 1, rng.normal(*anomaly, count), rng.normal(*known, count))
+
+        def saturated() -> np.ndarray:
+            return -sigmoid(logits((3.5, 2.5), (9, 1.5)))
+
+        def second_mask(frequency: float) -> np.ndarray:
+            """What another mask over the pixel adds to a sum of masks."""
+            return np.where(rng.random(count) < frequency, sigmoid(rng.normal(-2, 2.5, count)), 0)
+
+        score = {
+            "saturated": saturated,
+            "more saturated": lambda: -sigmoid(logits((6, 4), (14, 3))),
+            "as EAM": lambda: -sigmoid(logits((2, 2), (8, 2))) - second_mask(0.55),
+            "as M2A": lambda: 1 + saturated() - second_mask(0.3),
+            "as unclaimed": lambda: -np.log1p(np.exp(logits((1.5, 2.5), (7, 2)))),
+            "as the energies": lambda: logits((-8, 3), (-15, 2.5)),
+            "smooth": lambda: logits((1.5, 1), (0, 1)),
+            "constant": lambda: np.full(count, -1.0),
+        }[kind]()
+        return score.astype(np.float32), label
+
+    return make

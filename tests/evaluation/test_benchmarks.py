@@ -1,7 +1,6 @@
 """What every benchmark has in common, and the plain form of those with labels of known and anomaly."""
 
 import logging
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +121,7 @@ def test_component_metrics_have_the_size_limits_of_their_track(trees: Any) -> No
 def test_values_outside_of_the_protocol_are_listed(name: str, trees: Any) -> None:
     root = trees.plain([[0, 1, 9], [254, 0, 9]])
     label = next(iter(open_benchmark(name, root))).label
-    with pytest.raises(OutmaskError, match=r"labels_masks/a\.png holds 9, 254; expected only 0, 1, (2, )?255"):
+    with pytest.raises(OutmaskError, match=r"labels_masks/a\.png holds 9, 254; expected only 0-[12], 255"):
         label()
 
 
@@ -130,7 +129,7 @@ def test_a_plain_road_anomaly_may_keep_its_own_value(trees: Any) -> None:
     root = trees.plain([[0, 2, 0], [2, 2, 0]])
     for record in open_benchmark("road_anomaly", root):
         np.testing.assert_array_equal(record.label(), [[0, 1, 0], [1, 1, 0]])
-    with pytest.raises(OutmaskError, match="holds 2; expected only 0, 1, 255"):
+    with pytest.raises(OutmaskError, match="holds 2; expected only 0-1, 255"):
         next(iter(open_benchmark("fs_static", root))).label()
 
 
@@ -138,7 +137,7 @@ def test_folder_takes_another_anomaly_id(trees: Any) -> None:
     root = trees.plain(np.where(np.array(LABEL) == 1, 14, LABEL))
     for record in open_benchmark("folder", root, anomaly_id=14):
         np.testing.assert_array_equal(record.label(), LABEL)
-    with pytest.raises(OutmaskError, match=r"holds 14; expected only 0, 1, 255; name another anomaly with --anomaly"):
+    with pytest.raises(OutmaskError, match=r"holds 14; expected only 0-1, 255; name another anomaly with --anomaly"):
         next(iter(open_benchmark("folder", root))).label()
 
 
@@ -193,7 +192,7 @@ def test_labels_that_are_none_are_refused(trees: Any) -> None:
     with pytest.raises(OutmaskError, match="one channel"):
         record.label()
     path.write_bytes(path.read_bytes()[:45])
-    with pytest.raises(OutmaskError, match=r"a\.png: can't read labels") as error:
+    with pytest.raises(OutmaskError, match=r"can't read labels: .*a\.png cannot be decoded whole") as error:
         record.label()
     assert "\n" not in str(error.value)
 
@@ -241,10 +240,9 @@ def test_records_travel_to_other_processes(trees: Any) -> None:
     np.testing.assert_array_equal(benchmark.records[0].label(), LABEL)
 
 
-@pytest.mark.skipif("OUTMASK_DATA" not in os.environ, reason="set OUTMASK_DATA to the folder of real data")
 @pytest.mark.parametrize("name", ["folder", "fs_lost_and_found"])
-def test_the_real_frames_of_fishyscapes_open_in_the_plain_form(name: str) -> None:
-    lost = open_benchmark(name, Path(os.environ["OUTMASK_DATA"]) / "fs_lostandfound_val_even")
+def test_the_real_frames_of_fishyscapes_open_in_the_plain_form(name: str, real_data: Path) -> None:
+    lost = open_benchmark(name, real_data / "fs_lostandfound_val_even")
     assert len(lost) == 50
     for record in lost.records[:3]:
         assert read_image(record.image).shape[:2] == record.label().shape == (1024, 2048)

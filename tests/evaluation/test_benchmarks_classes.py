@@ -1,7 +1,6 @@
 """Benchmarks with labels of classes, of panoptic segments and of objects."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from outmask.data.images import read_image
 from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS, taxonomy
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import UNKNOWN_CLASSES, open_benchmark, relabel_for_training, splits
-
-real_data = pytest.mark.skipif("OUTMASK_DATA" not in os.environ, reason="set OUTMASK_DATA to the folder of real data")
-
-
-def data(folder: str) -> Path:
-    return Path(os.environ["OUTMASK_DATA"]) / folder
-
 
 # --- StreetHazards
 
@@ -62,7 +54,7 @@ def test_streethazards_test_towns_are_groups(trees: Any) -> None:
 def test_streethazards_files_hold_1_to_14(trees: Any, stranger: int) -> None:
     record = open_benchmark("streethazards", trees.streethazards([[1, stranger]])).records[0]
     for read in (record.label, record.semantic):
-        with pytest.raises(OutmaskError, match=f"holds {stranger}; expected only 1, 2, 3, .*, 13, 14$"):
+        with pytest.raises(OutmaskError, match=f"holds {stranger}; expected only 1-14$"):
             read()
 
 
@@ -103,10 +95,12 @@ def test_camvid_and_idd_lite_leave_their_void_out(trees: Any) -> None:
     assert idd.records[0].semantic().tolist() == [[*range(7), 255]]
 
 
-@pytest.mark.parametrize(("name", "stranger"), [("cityscapes", 34), ("camvid", 12), ("idd_lite", 7)])
-def test_ids_outside_of_a_closed_set_are_listed(trees: Any, name: str, stranger: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "stranger", "allowed"), [("cityscapes", 34, "0-33"), ("camvid", 12, "0-11"), ("idd_lite", 7, "0-6, 255")]
+)
+def test_ids_outside_of_a_closed_set_are_listed(trees: Any, name: str, stranger: int, allowed: str) -> None:
     root = getattr(trees, name)([[0, stranger]])
-    with pytest.raises(OutmaskError, match=f"holds {stranger}; expected only 0, 1, 2"):
+    with pytest.raises(OutmaskError, match=f"holds {stranger}; expected only {allowed}$"):
         open_benchmark(name, root).records[0].semantic()
 
 
@@ -121,7 +115,6 @@ def test_the_plain_form_of_a_closed_set_has_the_taxonomys_ids(trees: Any, name: 
         next(iter(open_benchmark(name, root))).semantic()
 
 
-@real_data
 @pytest.mark.parametrize(
     ("name", "folder", "split", "images"),
     [
@@ -131,8 +124,8 @@ def test_the_plain_form_of_a_closed_set_has_the_taxonomys_ids(trees: Any, name: 
         ("cityscapes", "cityscapes_sample", "val", 1),
     ],
 )
-def test_the_real_closed_sets(name: str, folder: str, split: str, images: int) -> None:
-    benchmark = open_benchmark(name, data(folder), split)
+def test_the_real_closed_sets(name: str, folder: str, split: str, images: int, real_data: Path) -> None:
+    benchmark = open_benchmark(name, real_data / folder, split)
     assert len(benchmark) == images
     assert benchmark.taxonomy is not None
     for record in benchmark.records[:5]:
@@ -263,9 +256,8 @@ def test_relabelling_is_defined_at_three_percentages() -> None:
         relabel_for_training({"categories": CATEGORIES, "annotations": []}, 15)
 
 
-@real_data
-def test_the_real_coco_sample(tmp_path: Path) -> None:
-    sample = data("coco_panoptic_sample") / "sample_data"
+def test_the_real_coco_sample(real_data: Path, tmp_path: Path) -> None:
+    sample = real_data / "coco_panoptic_sample" / "sample_data"
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/panoptic_val2017.json").symlink_to(sample / "panoptic_examples.json")
     (tmp_path / "annotations/panoptic_val2017").symlink_to(sample / "panoptic_examples")

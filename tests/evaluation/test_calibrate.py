@@ -1,6 +1,7 @@
 """Thresholds chosen on validation data."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,15 +71,31 @@ def test_hidden_labels_are_refused() -> None:
         calibrate(Given(), Benchmark("smiyc_anomaly21", "test", (Record("0", IMAGE),)), ["eam"], Rule.parse("f1"))
 
 
-def test_a_point_chosen_on_the_evaluated_images_is_an_oracle() -> None:
+def test_a_point_chosen_on_any_of_the_evaluated_images_is_an_oracle(tmp_path: Path) -> None:
     points = calibrate(Given(), BENCHMARK, ["eam"], Rule.parse("f1"))
-    here = thresholds_of(points, BENCHMARK)["eam"]
-    elsewhere = thresholds_of(points, Benchmark("road_anomaly", "test", ()))["eam"]
-    assert (here.oracle, elsewhere.oracle) == (True, False)
-    assert here.value == elsewhere.value == points["eam"]["threshold"]
-    assert elsewhere.origin == "best pixel F1 on folder all (3 images)"
+    other = np.full((30, 40, 3), 7, np.uint8)
+    for image, oracle in ((IMAGE, True), (other, False)):
+        # The same image is the same whatever it and its benchmark are called, and whether it lies in a file.
+        path = tmp_path / f"{oracle}.ppm"
+        path.write_bytes(image.tobytes())
+        for record in (Record("new", image), Record("new", path)):
+            chosen = thresholds_of(points, Benchmark("road_anomaly", "test", (Record("9", other[:5]), record)))["eam"]
+            assert chosen.oracle is oracle
+            assert chosen.value == points["eam"]["threshold"]
+            assert chosen.origin == "best pixel F1 on folder all (3 images)"
     # What was written before points said where they come from counts as chosen elsewhere.
     assert not thresholds_of({"eam": {"threshold": 0, "origin": "by hand"}}, BENCHMARK)["eam"].oracle
+
+
+def test_a_point_without_a_number_is_refused() -> None:
+    with pytest.raises(OutmaskError, match="operating point of eam has the threshold None, expected a number"):
+        thresholds_of({"eam": {"threshold": None}}, BENCHMARK)
+
+
+def test_an_undefined_rate_is_stored_as_none() -> None:
+    record = Record("0", IMAGE, label=lambda: np.ones((30, 40), np.uint8))
+    point = calibrate(Given(), Benchmark("folder", "all", (record,)), ["eam"], Rule.parse("tpr95"))["eam"]
+    assert point["FPR"] is None
 
 
 def test_pasted_pixels_are_anomalies_and_unlabelled_ones_outside() -> None:

@@ -10,15 +10,16 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS
 from outmask.errors import OutmaskError
-from outmask.evaluation import Benchmark, ModelMaps, Record, Settings, Threshold, evaluate, open_benchmark
-from outmask.evaluation.evaluate import border_band, unknown_objects
+from outmask.evaluation import Benchmark, Record, Settings, Threshold, evaluate
+from outmask.evaluation.borders import border_band
+from outmask.evaluation.evaluate import unknown_objects
 from outmask.evaluation.maps import ImageMaps, Size
 from outmask.metrics import ComponentMetrics, InstanceAP, OpenIoU, PixelMetrics
+from outmask.output.files import write_json
 from outmask.types import Taxonomy
 
 SHAPE = (40, 60)
@@ -89,20 +90,20 @@ def test_components_are_measured_at_the_oracle_and_at_the_threshold_chosen_elsew
     source, benchmark, labels = anomaly_benchmark(track="obstacle")
     chosen = Settings({"s": Threshold(0.5, "TPR 95 on other images")})
     given, oracle = evaluate(source, benchmark, ["s"], chosen).scores["s"].thresholds
-    assert (given.threshold, given.origin, given.oracle) == (0.5, "TPR 95 on other images", False)
-    assert oracle.oracle
-    assert oracle.origin == "best pixel F1 of this split"
+    assert (given.at.value, given.at.origin, given.at.oracle) == (0.5, "TPR 95 on other images", False)
+    assert oracle.at.oracle
+    assert oracle.at.origin == "best pixel F1 of this split"
 
     score, label = pooled(source, labels)
     f1 = {t: 2 * ((score > t) & (label == 1)).sum() / ((score > t).sum() + label.sum()) for t in np.unique(score)}
-    assert isinstance(oracle.threshold, float)
+    assert isinstance(oracle.at.value, float)
     assert oracle.pixels is not None
     assert pytest.approx(100 * max(f1.values())) == oracle.pixels.F1
-    assert f1[np.float32(oracle.threshold)] == max(f1.values())
+    assert f1[np.float32(oracle.at.value)] == max(f1.values())
     for part in (given, oracle):
         components = ComponentMetrics("obstacle")
         for index, one in enumerate(labels):
-            components.update(source.scores[str(index)] > part.threshold, one)
+            components.update(source.scores[str(index)] > part.at.value, one)
         assert part.components == components.compute()
         assert part.components["gt_components"] > 3
 
@@ -120,7 +121,7 @@ def test_objects_are_the_components_of_unknown_pixels() -> None:
     for index, truth in enumerate(objects):
         if index != 1:  # not numbered
             score = source.scores[str(index)]
-            ids, confidence = unknown_objects(score > oracle.threshold, score, benchmark)
+            ids, confidence = unknown_objects(score > oracle.at.value, score, benchmark)
             ap.update(ids, confidence, truth)
     assert oracle.instances == ap.compute()
     assert 0 < oracle.instances["AP50"] <= 100
@@ -158,18 +159,18 @@ def towns() -> tuple[Given, Benchmark, dict[str, NDArray[np.uint8]]]:
 def test_each_towns_threshold_is_chosen_on_the_other() -> None:
     source, benchmark, targets = towns()
     swapped, oracle = evaluate(source, benchmark, ["s"]).scores["s"].thresholds
-    assert isinstance(swapped.threshold, dict)
-    assert not swapped.oracle
+    assert isinstance(swapped.at.value, dict)
+    assert not swapped.at.oracle
     metrics: dict[str, OpenIoU] = {}
     for town, other in (("t5", "t6"), ("t6", "t5")):
         names = [name for name in targets if name.startswith(other)]
         score = np.concatenate([source.scores[name][targets[name] != 255] for name in names])
         truth = np.concatenate([targets[name][targets[name] != 255] == STREETHAZARDS.unknown_id for name in names])
-        found = np.mean(score[truth] > swapped.threshold[town])
+        found = np.mean(score[truth] > swapped.at.value[town])
         assert found >= 0.95 > found - 1 / truth.sum()
         metrics[town] = OpenIoU(STREETHAZARDS.num_classes)
         for name in (name for name in targets if name.startswith(town)):
-            unknown = source.scores[name] > swapped.threshold[town]
+            unknown = source.scores[name] > swapped.at.value[town]
             open_labels = np.where(unknown, STREETHAZARDS.unknown_id, source.labels[name].astype(int))
             metrics[town].update(open_labels, targets[name], source.labels[name])
     assert swapped.open_set is not None
@@ -253,7 +254,7 @@ def test_float16_is_measured_beside_the_score() -> None:
     score, label = pooled(source, labels)
     assert one.metrics["AP"] == pytest.approx(100 * average_precision_score(label, score))
     assert one.float16["AP"] == pytest.approx(100 * average_precision_score(label, score.astype(np.float16)))
-    assert one.float16["AP"] < one.metrics["AP"] - 10
+    assert one.float16["AP"] < one.metrics["AP"]
     assert set(one.float16) == set(one.metrics)
 
 
@@ -268,6 +269,20 @@ def test_borders_are_where_two_known_classes_meet(width: int) -> None:
     assert band[7].nonzero()[0].tolist() == list(range(10 - width, 10 + width))
     assert not band[:, : 9 - width].any()
     assert not band[0].any()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 100_000])
+def test_a_band_is_what_lies_within_its_width_in_every_direction(width: int) -> None:
+    ids = np.zeros((12, 17), np.uint8)
+    ids[3:6, 4:9] = 1
+    label = np.zeros(ids.shape, np.uint8)
+    band = border_band(ids, label, width)
+    at_border = np.argwhere(border_band(ids, label, 1))
+    places = np.argwhere(np.ones(ids.shape, bool))
+    distance = np.sqrt(((places[:, None] - at_border[None]) ** 2).sum(2)).min(1).reshape(ids.shape)
+    np.testing.assert_array_equal(band, distance <= width - 1)
+    np.testing.assert_array_equal(border_band(ids.T, label.T, width), band.T)
+    assert not border_band(np.zeros_like(ids), label, width).any()
 
 
 def test_false_positives_near_borders_are_those_above_the_threshold_of_all_pixels() -> None:
@@ -298,9 +313,8 @@ def test_borders_without_classes_are_those_of_the_prediction() -> None:
     assert border is not None
     assert border.borders_of == "prediction"
     known = sum((label == 0).sum() for label in labels)
-    assert border.known_share == pytest.approx(
-        100 * sum((label[:, 20:22] == 0).sum() for label in labels) / known, rel=0.3
-    )
+    both_known = sum(((label[:, 20] == 0) & (label[:, 21] == 0)).sum() for label in labels)
+    assert border.known_share == pytest.approx(200 * both_known / known)
 
 
 def test_the_largest_mask_probability_is_counted_on_request() -> None:
@@ -326,12 +340,13 @@ def test_images_without_anomaly_without_known_pixels_and_without_any_are_counted
     assert report.anomaly_share == 50
 
 
-def test_a_benchmark_without_anomalies_is_undefined_not_an_error() -> None:
+def test_a_benchmark_without_anomalies_is_undefined_not_an_error(tmp_path: Path) -> None:
     source, benchmark, _ = anomaly_benchmark(1, track="anomaly")
     report = evaluate(source, benchmark, ["s"])
     assert math.isnan(report.scores["s"].metrics["AP"])
     assert report.scores["s"].thresholds == ()
-    plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    write_json(tmp_path / "r.json", report.to_json())
+    plain = json.loads((tmp_path / "r.json").read_text())
     assert plain["scores"]["s"]["AP"] is None
     assert plain["scores"]["s"]["intervals"]["AP"] == [None, None]
 
@@ -363,9 +378,10 @@ def test_progress_sees_every_record_of_each_walk() -> None:
     assert seen == [(what, str(i)) for what in ("evaluate", "thresholds") for i in range(4)]
 
 
-def test_the_json_holds_what_was_measured_and_nothing_else() -> None:
+def test_the_json_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     source, benchmark, _ = anomaly_benchmark(track="obstacle")
-    plain = json.loads(json.dumps(evaluate(source, benchmark, ["s"]).to_json(), allow_nan=False))
+    write_json(tmp_path / "r.json", evaluate(source, benchmark, ["s"]).to_json())
+    plain = json.loads((tmp_path / "r.json").read_text())
     assert set(plain) == {
         "benchmark", "split", "model", "images", "anomaly_share", "scores", "notes", "outmask"
     }  # fmt: skip
@@ -375,30 +391,9 @@ def test_the_json_holds_what_was_measured_and_nothing_else() -> None:
     assert set(oracle["components"]["F1_per_threshold"]) == {str(tau) for tau in range(25, 80, 5)}
 
 
-class RedIsKnown:
-    """A segmenter with one mask whose logit falls with the red of a pixel."""
-
-    name = "red is known"
-
-    def prediction(self, image: NDArray[np.uint8]) -> Any:
-        import torch
-
-        from outmask.types import MaskPrediction
-
-        logits = (torch.from_numpy(image[..., 0]).float() - 128) / 32
-        return MaskPrediction(torch.tensor([[[4.0, 0.0, 0.0]]]), logits[None, None])
-
-
-def test_a_model_is_measured_at_the_labels_resolution(tmp_path: Path) -> None:
-    for folder in ("images", "labels_masks"):
-        (tmp_path / folder).mkdir()
-    rng = np.random.default_rng(0)
-    label = (rng.random((24, 40)) < 0.2).astype(np.uint8)
-    red = np.where(label[::2, ::2] == 1, 20, 220).astype(np.uint8)
-    Image.fromarray(np.dstack([red] * 3)).save(tmp_path / "images/a.png")
-    Image.fromarray(label).save(tmp_path / "labels_masks/a.png")
-    report = evaluate(ModelMaps(RedIsKnown()), open_benchmark("folder", tmp_path), ["am"])
-    assert 20 < report.scores["am"].metrics["AP"] < 100
-    Image.fromarray(label[:12]).save(tmp_path / "labels_masks/a.png")
-    with pytest.raises(OutmaskError, match=r"^a: the label of 40x12 pixels does not fit the image of 20x12 pixels$"):
-        evaluate(ModelMaps(RedIsKnown()), open_benchmark("folder", tmp_path), ["am"])
+def test_a_threshold_may_be_a_whole_number() -> None:
+    source, benchmark, _ = anomaly_benchmark(track="obstacle")
+    given = evaluate(source, benchmark, ["s"], Settings({"s": Threshold(0, "by hand")})).scores["s"].thresholds[0]
+    assert given.pixels is not None
+    assert given.components is not None
+    assert str(given.at) == "0.0"

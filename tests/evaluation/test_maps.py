@@ -1,11 +1,12 @@
 """Where score maps come from: a model, files, and the folder that keeps them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,6 +16,9 @@ from outmask.evaluation.maps import ImageMaps, Size
 from outmask.types import MaskPrediction
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+ONE = (Record("x/y/z", IMAGE), Record("b/a", IMAGE))
 
 
 class Segmenter:
@@ -51,7 +55,9 @@ def test_a_models_maps_have_the_size_that_is_asked_for() -> None:
     assert own.labels is not None
     assert own.labels.dtype == np.uint8
     double = source.maps(Record("a", IMAGE), ["am"], (12, 16))
-    assert double.scores["am"].shape == (12, 16)
+    logits = (torch.from_numpy(IMAGE[None, None, ..., 0]).float() - 128) / 32
+    logits = F.interpolate(logits, (12, 16), mode="bilinear")[0, 0]  # before the sigmoid
+    np.testing.assert_allclose(double.scores["am"], -logits.sigmoid().numpy(), rtol=1e-5)
     assert double.resized_from is None  # the mask logits were resized, not the score
     with pytest.raises(OutmaskError, match=r"^a: the label of 6x12 pixels does not fit the image of 8x6 pixels$"):
         source.maps(Record("a", IMAGE), ["am"], (12, 6))
@@ -69,24 +75,24 @@ def test_prediction_files_are_found_below_any_part_of_the_name(tmp_path: Path, n
 
         with h5py.File(path, "w") as file:
             file["value"] = score
-    maps = PredictionFiles(tmp_path).maps(Record("x/y/z", IMAGE), ["mine"], (4, 5))
+    maps = PredictionFiles(tmp_path, ONE).maps(Record("x/y/z", IMAGE), ["mine"], (4, 5))
     np.testing.assert_array_equal(maps.scores["mine"], score)
     assert (maps.labels, maps.resized_from) == (None, None)
 
 
 def test_prediction_files_of_another_resolution_are_resized(tmp_path: Path) -> None:
     np.save(tmp_path / "a_score.npy", np.array([[0.0, 4.0], [4.0, 8.0]], np.float32))
-    maps = PredictionFiles(tmp_path).maps(Record("a", IMAGE), ["s"], (4, 4))
+    maps = PredictionFiles(tmp_path, ONE).maps(Record("a", IMAGE), ["s"], (4, 4))
     assert maps.resized_from == (2, 2)
     np.testing.assert_allclose(maps.scores["s"][0], [0, 1, 3, 4])  # bilinear between pixel centres
     with pytest.raises(OutmaskError, match="does not fit the score of 2x2"):
-        PredictionFiles(tmp_path).maps(Record("a", IMAGE), ["s"], (4, 20))
+        PredictionFiles(tmp_path, ONE).maps(Record("a", IMAGE), ["s"], (4, 20))
 
 
 def test_labels_are_taken_where_they_are(tmp_path: Path) -> None:
     ids = np.array([[0, 1], [2, 3]], np.uint8)
     Image.fromarray(ids).save(tmp_path / "a_labels.png")
-    source = PredictionFiles(tmp_path)
+    source = PredictionFiles(tmp_path, ONE)
     np.testing.assert_array_equal(source.maps(Record("b/a", IMAGE), [], (2, 2)).labels, ids)
     with pytest.raises(OutmaskError, match="labels of 2x2 pixels, expected 4x4"):
         source.maps(Record("a", IMAGE), [], (4, 4))
@@ -94,9 +100,39 @@ def test_labels_are_taken_where_they_are(tmp_path: Path) -> None:
 
 def test_a_missing_prediction_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutmaskError, match=r"no prediction of t5/a: expected t5/a_score.npy, t5/a.npy or t5/a.hdf5"):
-        PredictionFiles(tmp_path).maps(Record("t5/a", IMAGE), ["s"], None)
+        PredictionFiles(tmp_path, ONE).maps(Record("t5/a", IMAGE), ["s"], None)
     with pytest.raises(OutmaskError, match="no such folder"):
-        PredictionFiles(tmp_path / "none")
+        PredictionFiles(tmp_path / "none", ONE)
+
+
+def test_the_end_of_a_name_that_several_records_share_is_no_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "0_score.npy", np.zeros((4, 5), np.float32))
+    records = (Record("t5/0", IMAGE), Record("t6/0", IMAGE))
+    with pytest.raises(OutmaskError, match="no prediction of t6/0"):
+        PredictionFiles(tmp_path, records).maps(records[1], ["s"], None)
+    assert PredictionFiles(tmp_path, records[1:]).maps(records[1], ["s"], None).scores["s"].shape == (4, 5)
+
+
+def test_resizing_keeps_infinities_apart(tmp_path: Path) -> None:
+    np.save(tmp_path / "a_score.npy", np.array([[-np.inf, -np.inf], [0, np.inf]], np.float32))
+    score = PredictionFiles(tmp_path, ONE).maps(Record("b/a", IMAGE), ["s"], (4, 4)).scores["s"]
+    assert np.isfinite(score).all()
+    assert score[0, 0] < score[2, 0] < score[3, 3]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: b"", lambda data: b"x" * 100])
+def test_damaged_maps_are_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    made, record = Counting(), Record("a", IMAGE)
+    source = CachedMaps(made, tmp_path, {}, resume=False)
+    source.maps(record, ["s"], (2, 3))
+    path = tmp_path / "maps/a.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert source.maps(record, ["s"], (2, 3)).scores["s"].shape == (2, 3)
+    assert made.asked == ["a", "a"]
+    source.maps(record, ["s"], (2, 3))
+    assert made.asked == ["a", "a"]
+    source.maps(record, ["s"], (4, 6))  # the label has another size now
+    assert made.asked == ["a"] * 3
 
 
 def test_kept_maps_are_made_once_and_come_back_equal(tmp_path: Path) -> None:

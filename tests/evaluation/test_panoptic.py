@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from outmask.data.coco import ids_to_rgb
 from outmask.errors import OutmaskError
 from outmask.evaluation import Benchmark, Record, open_benchmark
 from outmask.evaluation.benchmarks import UNKNOWN_CLASSES
 from outmask.evaluation.panoptic import has_panoptic_predictions, measure_panoptic
-from outmask.metrics.panoptic import ids_to_rgb
 
 NAMES = ["sky", "person", *UNKNOWN_CLASSES[20]]
 CATEGORIES = [{"id": 10 + i, "name": name, "isthing": int(i > 0)} for i, name in enumerate(NAMES)]

@@ -270,6 +270,33 @@ def test_infinite_scores_are_the_most_and_the_least_anomalous() -> None:
     assert values["AP"] == pytest.approx(100 * (1 + 2 / 3) / 2)
 
 
+def test_no_threshold_claims_pixels_at_minus_infinity() -> None:
+    curve = of([(2.0, 1), (1.0, 0), (-np.inf, 1), (-np.inf, 0)]).curve()
+    assert curve.compute()["FPR95"] == 100
+    point = curve.at_tpr(95)
+    assert point is not None
+    assert (point.TPR, point.FPR) == (50, 50)
+
+
+def test_images_that_share_their_scores_stay_exact() -> None:
+    """1,000 scores in 50 images are within the budget, 50,000 would not be."""
+    rng = np.random.default_rng(20)
+    grid = rng.normal(size=1000).astype(np.float32)
+    score = np.tile(grid, 50)
+    label = (rng.random(50_000) < 1 / (1 + np.exp(-score))).astype(np.uint8)
+    assert streamed(score, label, images=50, budget=2_000).compute() == pytest.approx(
+        sklearn_metrics(score, label), abs=EXACT
+    )
+
+
+def test_many_tiny_updates_take_little_memory() -> None:
+    metrics = PixelMetrics(budget=None)
+    for index in range(3_000):
+        metrics.update(np.array([0.5, index % 7], np.float32), np.array([0, 1], np.uint8))
+    assert len(metrics._known._exact) <= 64
+    assert metrics.counts().known.sum() == 3_000
+
+
 def test_both_zeros_tie() -> None:
     assert of([(-0.0, 1), (0.0, 0)]).compute()["AUROC"] == 50
 
@@ -280,6 +307,27 @@ def test_merge_leaves_the_other_as_it_was() -> None:
     a.merge(b)
     a.update(np.ones(3, np.float32), np.zeros(3, np.uint8))
     np.testing.assert_equal(b.compute(), before)
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 21, 20_000])
+def test_merging_with_itself_doubles_every_count(budget: int | None) -> None:
+    score, label = make("random", 30_000, np.random.default_rng(18))
+    metrics = streamed(score, label, budget=budget)
+    before = metrics.compute()
+    total = metrics.counts().known.sum()
+    metrics.merge(metrics)
+    assert metrics.counts().known.sum() == 2 * total
+    assert metrics.compute() == pytest.approx(before, abs=0 if budget != 20_000 else 0.5)
+
+
+@pytest.mark.parametrize(("into", "other"), [(None, 20_000), (20_000, None), (1 << 21, 20_000)])
+def test_any_budgets_merge(into: int | None, other: int | None) -> None:
+    score, label = make("random", 60_000, np.random.default_rng(19))
+    whole = streamed(score[:30_000], label[:30_000], budget=into)
+    whole.merge(streamed(score[30_000:], label[30_000:], budget=other))
+    counts = whole.counts()
+    assert counts.known.sum() + counts.anomaly.sum() == (label < 2).sum()
+    assert whole.compute() == pytest.approx(sklearn_metrics(score, label), abs=0.5)
 
 
 def test_tensors_and_arrays_are_the_same() -> None:

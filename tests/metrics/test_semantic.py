@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outmask.errors import OutmaskError
-from outmask.metrics.semantic import ClosedSetMetrics, OpenIoU, image_weighted_mean
+from outmask.metrics.semantic import ClosedSetMetrics, OpenIoU
 
 EXACT = 1e-9  # percent: the same ratios of counts, summed in another order
 
@@ -282,21 +282,3 @@ def test_numbers_of_classes() -> None:
         ClosedSetMetrics(4).merge(ClosedSetMetrics(3))
     with pytest.raises(OutmaskError, match="3 classes into metrics of 4"):
         OpenIoU(4).merge(OpenIoU(3))
-
-
-def test_towns_are_weighted_by_their_images() -> None:
-    assert image_weighted_mean({"t5": 40.0, "t6": 50.0}, {"t6": 250, "t5": 750}) == 42.5
-    assert np.isnan(image_weighted_mean({"t5": np.nan, "t6": 50.0}, {"t5": 1, "t6": 1}))
-
-
-@pytest.mark.parametrize(
-    ("values", "images", "message"),
-    [
-        ({}, {}, "same towns"),
-        ({"t5": 1.0}, {"t6": 1}, "same towns.*t5.*t6"),
-        ({"t5": 1.0, "t6": 1.0}, {"t5": 0, "t6": 1}, "t5 has no image"),
-    ],
-)
-def test_towns_that_cannot_be_averaged(values: dict[str, float], images: dict[str, int], message: str) -> None:
-    with pytest.raises(OutmaskError, match=message):
-        image_weighted_mean(values, images)

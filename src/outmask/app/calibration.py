@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 import outmask
 from outmask.app import DONE
-from outmask.app.measure import score_names, walks
-from outmask.app.terminal import progress_bar, say, stdout
-from outmask.checkpoints import load_bundle, local_folder, save_folder, store_operating_points
+from outmask.app.arguments import score_names
+from outmask.app.terminal import progress_bar, say, stdout, walks
+from outmask.checkpoints import bundled_models, load_bundle, local_folder, save_folder, store_operating_points
 from outmask.checkpoints.folder import MARKER, read_config
 from outmask.errors import OutmaskError
 from outmask.evaluation import Benchmark, ModelMaps, open_benchmark
@@ -36,13 +37,15 @@ def calibration(
         OutmaskError: on validation data that is given twice or not at all or cannot be read, a rule that no threshold
             fits, or a model that cannot be written.
     """
-    names, chosen_by = score_names(score, "eam"), Rule.parse(rule)
+    names, chosen_by = score_names(score), Rule.parse(rule)
     if (benchmark is None) == (config is None):
         raise OutmaskError("validation data is either a benchmark (--benchmark and --root) or a recipe (--config)")
     if benchmark is not None and root is None:
         raise OutmaskError("--benchmark needs --root, the folder that holds it")
     folder = local_folder(model)
     ours = folder is not None and MARKER in read_config(folder)
+    if out is None and model in bundled_models():
+        raise OutmaskError(f"{model} belongs to the installation: name a folder for its calibrated copy with --out")
     if out is None and not ours:
         raise OutmaskError(f"{model} is no model folder of outmask's: name a folder to write one to with --out")
     if out is not None and Path(out).exists():
@@ -61,15 +64,19 @@ def calibration(
         target = Path(out)
         _copy(model, folder if ours else None, target)
     assert target is not None
-    store_operating_points(target, points)
+    try:
+        store_operating_points(target, points)
+    except OutmaskError as error:
+        raise OutmaskError(f"{error}; --out writes the model and its thresholds to another folder") from error
 
     table = Table(title=f"{opened.name} {opened.split}, {len(opened)} images: {chosen_by}", caption="percent")
+    rates = ("TPR", "FPR", "precision", "F1")
     table.add_column("score")
-    for column in ("threshold", "TPR", "FPR", "precision", "F1"):
+    for column in ("threshold", *rates):
         table.add_column(column, justify="right")
     for name, point in points.items():
-        rates = (f"{point[rate]:.2f}" for rate in ("TPR", "FPR", "precision", "F1"))
-        table.add_row(name, f"{point['threshold']:.6g}", *rates)
+        shown = ("-" if point[rate] is None else f"{point[rate]:.2f}" for rate in rates)
+        table.add_row(name, str(np.float32(point["threshold"])), *shown)
     stdout.print(table)
     say(f"stored in {target}")
     return DONE
@@ -91,7 +98,7 @@ def _recipe_benchmark(config: str, data_root: str | None, num_classes: int) -> B
 
 
 def _copy(model: str, ours: Path | None, target: Path) -> None:
-    """The model's folder at ``target``, whole or not at all."""
+    """The model's folder at ``target``, whole or not at all; one of ours byte for byte, so that its hash stays."""
     if ours is None:
         save_folder(load_bundle(model), target)
         return

@@ -7,6 +7,7 @@ line on standard error; 130 interrupted. Commands import what they need when the
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``outmask``; by default the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        # Ended from outside, a run still removes what it keeps for its own time only.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return _run(arguments)
     except OutmaskError as error:
@@ -139,7 +143,7 @@ def _parser() -> ArgumentParser:
     submit.add_argument("--root", required=True, metavar="DIR", help="folder of the benchmark; of fishyscapes: /input")
     submit.add_argument("--model", default="street", help=_MODEL_HELP)
     submit.add_argument("--score", default="eam", help="anomaly score; see outmask list scores")
-    submit.add_argument("--method", default="outmask", metavar="NAME", help="the method's name in the submission")
+    submit.add_argument("--method", metavar="NAME", help="the method's name in the submission (default: outmask)")
     submit.add_argument("--out", required=True, metavar="DIR", help="folder of the submission; of fishyscapes: /output")
     submit.add_argument("--resume", action="store_true", help="go on where the submission in --out was interrupted")
 
@@ -226,11 +230,18 @@ def _joined_negative_numbers(arguments: list[str]) -> list[str]:
     """``--threshold -3e-05`` as ``--threshold=-3e-05``: argparse takes such a number for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1].startswith("--") and re.fullmatch(r"-(\d+\.?\d*|\.\d+)e[-+]?\d+", argument.lower()):
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and re.fullmatch(r"-((\d+\.?\d*|\.\d+)e[-+]?\d+|inf|nan)", argument.lower())
+        ):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
     return joined
+
+
+_NEGATIVE_NUMBER = re.compile(r"-((\d+\.?\d*|\.\d+)e[-+]?\d+|inf|nan)")
 
 
 def _usage_error(error: ArgumentError, arguments: list[str]) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress as Bar
+import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 import outmask
 from outmask import scores
 from outmask.app import DONE
-from outmask.app.terminal import progress_bar, say, stdout, tell
+from outmask.app.arguments import check_file, model_identity, score_names
+from outmask.app.terminal import progress_bar, say, stdout, tell, walks
 from outmask.errors import OutmaskError
 from outmask.evaluation import (
     Benchmark,
@@ -24,7 +26,6 @@ from outmask.evaluation import (
     MapSource,
     ModelMaps,
     PredictionFiles,
-    Record,
     Report,
     Settings,
     Threshold,
@@ -32,15 +33,15 @@ from outmask.evaluation import (
     open_benchmark,
 )
 from outmask.evaluation.calibrate import thresholds_of
-from outmask.evaluation.evaluate import Emulation, Progress
+from outmask.evaluation.evaluate import Emulation
 from outmask.evaluation.examples import DisplayRange
 from outmask.evaluation.page import write_page
 from outmask.evaluation.panoptic import has_panoptic_predictions, measure_panoptic
-from outmask.evaluation.report import without_nan
+from outmask.evaluation.report import METRICS
 from outmask.output.files import write_json
 from outmask.types import Taxonomy
 
-_METRICS = ("AP", "FPR95", "FPR90", "AUROC", "best_F1")
+_DEFAULT = "eam"
 _PREDICTED = "score"
 """What the scores of prediction files are called where nobody says."""
 
@@ -67,22 +68,21 @@ def measure(
         OutmaskError: on anything that would make the numbers incomplete: an unknown score or benchmark, another
             layout, an image or label that cannot be read.
     """
-    names = score_names(score, _PREDICTED if predictions else "eam", known=predictions is None)
-    if predictions is not None and len(names) > 1:
-        raise OutmaskError(f"--predictions holds one score per image, but --score names {len(names)}")
-    if threshold is not None and len(names) > 1:
-        raise OutmaskError("--threshold is of one score: give one --score with it")
-    if border is not None and border < 1:
-        raise OutmaskError(f"--border must be at least 1 pixel, got {border}")
-    if resume and out is None:
-        raise OutmaskError("--resume goes with --out, the folder of the evaluation that was interrupted")
-    for option, file in (("--json", json), ("--html", html)):
-        if file is not None and not Path(file).absolute().parent.is_dir():
-            raise OutmaskError(f"{option} {file}: its folder does not exist; create it first")
+    names = score_names(
+        (_PREDICTED if predictions else _DEFAULT) if score is None else score, known=predictions is None
+    )
+    _check_usage(names, predictions, threshold, border, out, resume)
+    check_file("--json", json)
+    check_file("--html", html)
     opened = open_benchmark(benchmark, root, split, anomaly_id)
-
+    given = {"--score": score, "--threshold": threshold, "--emulate": emulate, "--border": border, "--html": html}
     if predictions is not None and has_panoptic_predictions(Path(predictions)):
+        _refuse(given, "panoptic predictions have no scores")
         return _measure_panoptic(opened, Path(predictions), json)
+
+    if all(record.label is None for record in opened) and opened.taxonomy is not None:
+        del given["--html"]
+        _refuse(given, f"{benchmark} measures classes only")
 
     taxonomy: Taxonomy | None = None
     display_range: DisplayRange | None = None
@@ -94,7 +94,7 @@ def measure(
         made: MapSource = ModelMaps(segmenter)
         display_range = partial(scores.display_range, num_classes=taxonomy.num_classes)
     else:
-        made = PredictionFiles(Path(predictions))
+        made = PredictionFiles(Path(predictions), opened)
     if threshold is not None:
         thresholds = {names[0]: Threshold(threshold, "given with --threshold")}
     settings = Settings(thresholds, emulate, border, mask_histogram=html is not None and predictions is None)
@@ -102,9 +102,9 @@ def measure(
         "benchmark": benchmark,
         "split": opened.split,
         "root": str(Path(root).resolve()),
-        "model": made.name,
+        "model": model_identity(model) if predictions is None else made.name,
         "scores": names,
-        "mask_histogram": settings.mask_histogram,
+        "--html": settings.mask_histogram,  # which needs one score more
         "outmask": outmask.__version__,
     }
     with work_folder(out) as folder, progress_bar() as bar:
@@ -126,13 +126,33 @@ def measure(
     return DONE
 
 
-def score_names(score: str | None, default: str, known: bool = True) -> list[str]:
-    """The names in ``a,b,c``; with ``known`` an unknown score is refused."""
-    names = [name.strip() for name in (default if score is None else score).split(",")]
-    if known:
-        for name in names:
-            scores.check(name)
-    return list(dict.fromkeys(names))
+def _check_usage(
+    names: list[str],
+    predictions: str | None,
+    threshold: float | None,
+    border: int | None,
+    out: str | None,
+    resume: bool,
+) -> None:
+    """Refuse options that don't go together."""
+    if predictions is not None and len(names) > 1:
+        raise OutmaskError(f"--predictions holds one score per image, but --score names {len(names)}")
+    if predictions is not None and out is not None:
+        raise OutmaskError("--out keeps the maps of a model; those of --predictions are on disk already")
+    if threshold is not None and len(names) > 1:
+        raise OutmaskError("--threshold is of one score: give one --score with it")
+    if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
+        raise OutmaskError(f"--threshold must be a number in float32's range, got {threshold}")
+    if border is not None and border < 1:
+        raise OutmaskError(f"--border must be at least 1 pixel, got {border}")
+    if resume and out is None:
+        raise OutmaskError("--resume goes with --out, the folder of the evaluation that was interrupted")
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Refuse options that would have no effect."""
+    if names := [option for option, value in given.items() if value is not None]:
+        raise OutmaskError(f"{why}: {', '.join(names)} would have no effect")
 
 
 @contextmanager
@@ -145,19 +165,10 @@ def work_folder(out: str | None) -> Iterator[Path]:
         yield Path(out)
 
 
-def walks(bar: Bar, benchmark: Benchmark) -> Progress:
-    """A progress bar for each walk over a benchmark."""
-
-    def progress(records: Iterable[Record], what: str) -> Iterable[Record]:
-        return bar.track(records, total=len(benchmark), description=f"{what} {benchmark.name}")
-
-    return progress
-
-
 def _measure_panoptic(benchmark: Benchmark, predictions: Path, json: str | None) -> int:
     with progress_bar() as bar:
         values = measure_panoptic(benchmark, predictions, walks(bar, benchmark))
-    table = Table(title=f"{benchmark.name}, split {benchmark.split}, {len(benchmark)} images, {predictions}")
+    table = Table(title=escape(f"{benchmark.name}, split {benchmark.split}, {len(benchmark)} images, {predictions}"))
     for column in ("", "PQ", "SQ", "RQ"):
         table.add_column(column, justify="right" if column else "left")
     for suffix in ("", "_things", "_stuff", "_known", "_known_things", "_known_stuff", "_unknown"):
@@ -165,7 +176,7 @@ def _measure_panoptic(benchmark: Benchmark, predictions: Path, json: str | None)
         table.add_row(suffix.lstrip("_").replace("_", " ") or "all", *(_number(rate) for rate in rates))
     stdout.print(table)
     if json is not None:
-        write_json(Path(json), without_nan(values))
+        write_json(Path(json), values)
     return DONE
 
 
@@ -174,11 +185,11 @@ def _tables(report: Report) -> Iterator[Table]:
     title = f"{report.benchmark}, split {report.split}, {report.images} images, {report.model}"
     if report.scores:
         share = f"{_number(report.anomaly_share)} of the evaluated pixels are anomalous, the AP of chance"
-        table = _table(title, ["score", *_METRICS], f"percent, with 95 % intervals over images; {share}")
+        table = _table(title, ["score", *METRICS], f"percent, with 95 % intervals over images; {share}")
         for name, one in report.scores.items():
-            table.add_row(name, *(_with_interval(one.metrics[m], one.intervals.get(m)) for m in _METRICS))
+            table.add_row(name, *(_with_interval(one.metrics[m], one.intervals.get(m)) for m in METRICS))
             if one.float16 is not None:
-                table.add_row(f"{name} in float16", *(_number(one.float16[m]) for m in _METRICS))
+                table.add_row(f"{name} in float16", *(_number(one.float16[m]) for m in METRICS))
         yield table
     yield from _threshold_tables(report)
     borders = {name: one.border for name, one in report.scores.items() if one.border is not None}
@@ -217,18 +228,17 @@ def _threshold_tables(report: Report) -> Iterator[Table]:
     headings = [heading for part in parts for _, heading in _AT_THRESHOLD[part]]
     table = _table("at a threshold", ["score", "threshold", "TPR", "FPR", *headings, "chosen as"])
     for name, one in rows:
-        shown = (one.threshold,) if isinstance(one.threshold, float) else tuple(one.threshold.values())
-        pixels: dict[str, Any] = {} if one.pixels is None else vars(one.pixels)
+        pixels = {} if one.pixels is None else one.pixels.rates()
         cells = [_number(pixels.get(rate, math.nan)) for rate in ("TPR", "FPR")]
         for part in parts:
             values = getattr(one, part) or {}
             cells += [_number(values.get(key, math.nan)) for key, _ in _AT_THRESHOLD[part]]
-        table.add_row(name, " ".join(f"{value:.5g}" for value in shown), *cells, one.origin + " (oracle)" * one.oracle)
+        table.add_row(escape(name), str(one.at), *cells, one.at.origin + " (oracle)" * one.at.oracle)
     yield table
 
 
 def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
-    table = Table(title=title, caption=caption)
+    table = Table(title=escape(title), caption=caption)
     for column in columns:
         table.add_column(column, justify="left" if column in ("score", "class", "chosen as") else "right")
     return table

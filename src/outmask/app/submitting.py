@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 import outmask
 from outmask import scores
 from outmask.app import DONE
+from outmask.app.arguments import model_identity
 from outmask.app.terminal import progress_bar, say, tell
-from outmask.data.images import IMAGE_SUFFIXES
 from outmask.errors import OutmaskError
 from outmask.evaluation import CachedMaps, ModelMaps, Record, open_benchmark
-from outmask.evaluation.submission import SMIYC_DATASETS, Frame, Submission, submit, write_fishyscapes
+from outmask.evaluation.benchmarks.layouts import images_in
+from outmask.evaluation.fishyscapes import write_fishyscapes
+from outmask.evaluation.submission import SMIYC_DATASETS, Frame, Submission, check_name, submit
 
 FISHYSCAPES = "fishyscapes"
 
 
-def submitting(benchmark: str, root: str, model: str, score: str, method: str, out: str, resume: bool) -> int:
+def submitting(benchmark: str, root: str, model: str, score: str, method: str | None, out: str, resume: bool) -> int:
     """Score all images of a track and write its submission; returns the exit code.
 
     Raises:
@@ -31,6 +33,8 @@ def submitting(benchmark: str, root: str, model: str, score: str, method: str, o
     """
     scores.check(score)
     if benchmark == FISHYSCAPES:
+        if method is not None or resume:
+            raise OutmaskError("fishyscapes takes no --method and no --resume: its container is run once, nameless")
         segmenter = outmask.load(model)
         with progress_bar() as bar:
 
@@ -45,11 +49,15 @@ def submitting(benchmark: str, root: str, model: str, score: str, method: str, o
             f"{benchmark} takes no submissions; expected one of {', '.join([*SMIYC_DATASETS, FISHYSCAPES])}"
         )
     records = _all_images(benchmark, root)
-    folder = Path(out)
+    folder = Path(out).resolve()
+    if not folder.name:
+        raise OutmaskError(f"--out {out} is no folder for a submission: name one below it")
+    method = method or "outmask"
+    check_name(method)
     run = {
         "benchmark": benchmark,
         "root": str(Path(root).resolve()),
-        "model": model,
+        "model": model_identity(model),
         "score": score,
         "outmask": outmask.__version__,
     }
@@ -83,8 +91,8 @@ def _all_images(benchmark: str, root: str) -> list[Record]:
         tell(f"no validation frames, so that the cost of float16 is not known in AP: {error}")
         labelled = []
     records = {record.image: record for record in (*labelled, *tests) if isinstance(record.image, Path)}
-    for path in sorted({path for image in list(records) for path in image.parent.iterdir()}):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+    for folder in {image.parent for image in records}:
+        for path in images_in(folder):
             records.setdefault(path, Record(path.stem, path))
     return sorted(records.values(), key=lambda record: record.name)
 

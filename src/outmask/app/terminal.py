@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from outmask.evaluation import Benchmark, Record
+    from outmask.evaluation.evaluate import Progress as Walks
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -36,6 +41,15 @@ def progress_bar() -> Progress:
         disable=not stderr.is_terminal,
         transient=True,
     )
+
+
+def walks(bar: Progress, benchmark: Benchmark) -> Walks:
+    """A progress bar for each walk over a benchmark."""
+
+    def walk(records: Iterable[Record], what: str) -> Iterable[Record]:
+        return bar.track(records, total=len(benchmark), description=f"{what} {benchmark.name}")
+
+    return walk
 
 
 @contextmanager

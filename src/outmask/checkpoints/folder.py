@@ -76,7 +76,7 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
             "provenance": bundle.provenance,
             "hashes": {WEIGHTS: _sha256(partial / WEIGHTS)},
         }
-        _write_config(partial / CONFIG, config)
+        (partial / CONFIG).write_text(_json(config), encoding="utf-8")
         if path.exists():
             path.rename(old)
         partial.rename(path)
@@ -102,20 +102,21 @@ def store_operating_points(path: str | Path, points: Mapping[str, Mapping[str, A
     path = Path(path)
     config = read_config(path)
     if MARKER not in config:
-        raise OutmaskError(f"{path} is no model folder of outmask's: name a folder to write one to with --out")
+        raise OutmaskError(f"{path} is no model folder of outmask's: it has no place for operating points")
     config["operating_points"] = {**config.get("operating_points", {}), **points}
-    _write_config(path / CONFIG, config)
-
-
-def _write_config(path: Path, config: dict[str, Any]) -> None:
-    """Write beside, then rename: a half-written config would cost the model."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Beside, then renamed: a half-written config would cost the model.
+    target = path / CONFIG
+    beside = target.with_name(f".{CONFIG}.{os.getpid()}.partial")
     try:
-        beside.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(path)
+        beside.write_text(_json(config), encoding="utf-8")
+        beside.replace(target)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise OutmaskError(f"{path}: can't be written ({error.strerror}); --out writes to another folder") from None
+        raise OutmaskError(f"{target}: can't be written ({error.strerror})") from None
+
+
+def _json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
 def load_folder(path: str | Path) -> ModelBundle:

@@ -1,40 +1,30 @@
-"""Labelled street datasets in their official folder layouts, mapped to any taxonomy that knows their classes."""
+"""Labelled datasets in their official folder layouts, mapped to any taxonomy that knows their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import Dataset
 
-from outmask.data.images import read_image
+from outmask.data.images import read_image, read_values
 from outmask.data.labels import IGNORE, VOID, Sample
-from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, class_mapping, taxonomy
+from outmask.data.layouts import LAYOUTS
+from outmask.data.records import ReadLabels, Record, Unlabelled
+from outmask.data.taxonomies import class_mapping, taxonomy
 from outmask.errors import OutmaskError
 from outmask.types import Taxonomy
-
-Unlabelled = Literal["ignore", "void"]
 
 NO_SUCH_ID = 253
 """Entry of a lookup table for ids that a dataset's labels must not hold."""
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_SPANS = 20
+"""Most ids and spans of ids in a message; no protocol here allows more."""
+
 _SPECIAL = {"ignore": IGNORE, "void": VOID}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a dataset, its label map (an 8-bit PNG of ids) and its name."""
-
-    image: Path
-    labels: Path
-    name: str
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -46,6 +36,7 @@ class SegmentationDataset(Dataset[Sample]):
         taxonomy: what the class ids after the table mean.
         name: the dataset's name, for messages.
         cache: keep the decoded samples in memory (4 bytes a pixel).
+        read: how a record's labels are read; :func:`read_labels` by default.
 
     Raises:
         OutmaskError: on a table of another shape; at reading, on a file that can't be decoded, an image and labels of
@@ -60,6 +51,7 @@ class SegmentationDataset(Dataset[Sample]):
         name: str,
         *,
         cache: bool = False,
+        read: ReadLabels | None = None,
     ) -> None:
         if table.shape != (256,) or table.dtype != np.uint8:
             raise OutmaskError(f"{name}: the lookup table must be (256,) uint8, got {table.shape} {table.dtype}")
@@ -67,6 +59,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.table = table
         self.taxonomy = taxonomy
         self.name = name
+        self._read_labels = read_labels if read is None else read
         self._cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -84,20 +77,18 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _read(self, record: Record) -> Sample:
         image = read_image(record.image)
-        ids = read_ids(record.labels)
-        if image.shape[:2] != ids.shape:
+        labels = self._read_labels(record, self.table)
+        if image.shape[:2] != labels.shape:
             raise OutmaskError(
-                f"{record.labels}: labels are {ids.shape[1]}x{ids.shape[0]} but the image {record.image.name} is "
+                f"{record.labels}: labels are {labels.shape[1]}x{labels.shape[0]} but the image {record.image.name} is "
                 f"{image.shape[1]}x{image.shape[0]}; they must be of one size"
             )
-        labels = self.table[ids]
-        if (labels == NO_SUCH_ID).any():
-            strangers = np.unique(ids[labels == NO_SUCH_ID]).tolist()
-            allowed = np.flatnonzero(self.table != NO_SUCH_ID).tolist()
-            raise OutmaskError(
-                f"{record.labels}: holds the ids {strangers}, but {self.name} labels are {_spans(allowed)}"
-            )
         return Sample(image, labels, np.zeros(labels.shape, dtype=np.bool_), record.name)
+
+
+def read_labels(record: Record, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``(H, W)`` uint8 labels of a file with one id a pixel; see :func:`read_ids` and :func:`apply_table`."""
+    return apply_table(table, read_ids(record.labels), record.labels)
 
 
 def read_ids(path: Path) -> NDArray[np.uint8]:
@@ -106,12 +97,7 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
     Raises:
         OutmaskError: where the file is missing, can't be decoded or has another format.
     """
-    try:
-        with Image.open(path) as picture:
-            # OpenCV would turn the indices of a palette into colours.
-            ids = np.array(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OutmaskError(f"{path}: can't read labels ({error})") from None
+    ids = read_values(path, "labels")
     if ids.dtype == np.bool_:
         ids = ids.astype(np.uint8)
     if ids.ndim != 2 or ids.dtype != np.uint8:
@@ -121,96 +107,9 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
     return ids
 
 
-def _camvid(root: Path, split: str) -> list[Record]:
-    return [
-        Record(image, root / f"{split}annot" / f"{image.stem}.png", f"{split}/{image.stem}")
-        for image in _images(root / split, "*")
-    ]
-
-
-def _idd_lite(root: Path, split: str) -> list[Record]:
-    records = []
-    for image in _images(root / "leftImg8bit" / split, "*/*_image.*"):
-        stem, sequence = image.stem.removesuffix("_image"), image.parent.name
-        labels = root / "gtFine" / split / sequence / f"{stem}_label.png"
-        records.append(Record(image, labels, f"{split}/{sequence}/{stem}"))
-    return records
-
-
-def _cityscapes(root: Path, split: str) -> list[Record]:
-    records = []
-    for image in _images(root / "leftImg8bit" / split, "*/*_leftImg8bit.*"):
-        stem, city = image.stem.removesuffix("_leftImg8bit"), image.parent.name
-        labels = root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
-        records.append(Record(image, labels, f"{split}/{city}/{stem}"))
-    return records
-
-
-def _folder(root: Path, split: str) -> list[Record]:
-    part = "" if split == "all" else split
-    return [
-        Record(image, root / "labels" / part / f"{image.stem}.png", f"{split}/{image.stem}")
-        for image in _images(root / "images" / part, "*")
-    ]
-
-
-def _images(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in _IMAGE_SUFFIXES)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a dataset lies on disk and what the ids in its files mean."""
-
-    find: Callable[[Path, str], list[Record]]
-    expected: str
-    splits: tuple[str, ...] | None
-    taxonomy: Taxonomy | None
-    unlabelled_ids: tuple[int, ...]
-    unlabelled: Unlabelled
-
-
-_LAYOUTS: Mapping[str, _Layout] = {
-    "camvid": _Layout(
-        find=_camvid,
-        expected="SPLIT/X.png (or .jpg) with SPLITannot/X.png",
-        splits=("train", "val", "test"),
-        taxonomy=CAMVID,
-        unlabelled_ids=(11,),
-        unlabelled="ignore",
-    ),
-    "idd_lite": _Layout(
-        find=_idd_lite,
-        expected="leftImg8bit/SPLIT/SEQ/N_image.jpg with gtFine/SPLIT/SEQ/N_label.png",
-        splits=("train", "val", "test"),
-        taxonomy=IDD_LITE,
-        unlabelled_ids=(255,),
-        unlabelled="ignore",
-    ),
-    "cityscapes": _Layout(
-        find=_cityscapes,
-        expected="leftImg8bit/SPLIT/CITY/X_leftImg8bit.png (or .jpg) with gtFine/SPLIT/CITY/X_gtFine_labelIds.png",
-        splits=("train", "val", "test"),
-        taxonomy=CITYSCAPES,
-        # Label ids 0 ... 33 of which 19 are training classes (cityscapesScripts, labels.py).
-        unlabelled_ids=tuple(sorted(set(range(34)) - set(CITYSCAPES.evaluation_ids))),
-        # Mask2Former drops these ids from the target masks, so that they count as 0 in its mask losses.
-        unlabelled="void",
-    ),
-    "folder": _Layout(
-        find=_folder,
-        expected="taxonomy.yaml, images/SPLIT/X.jpg and labels/SPLIT/X.png (of split 'all' without the SPLIT folders)",
-        splits=None,
-        taxonomy=None,
-        unlabelled_ids=(255,),
-        unlabelled="ignore",
-    ),
-}
-
-
 def available() -> list[str]:
     """Names of the datasets that :func:`open_dataset` knows."""
-    return list(_LAYOUTS)
+    return list(LAYOUTS)
 
 
 def open_dataset(
@@ -226,14 +125,14 @@ def open_dataset(
     """Open a dataset that lies under ``root`` in its official layout.
 
     Args:
-        name: ``"camvid"`` (SegNet layout), ``"idd_lite"``, ``"cityscapes"``, or ``"folder"``: ``images/*`` and
-            ``labels/SAME_STEM.png`` with class ids (255 = unlabelled), and ``taxonomy.yaml`` with the fields of
-            :class:`~outmask.types.Taxonomy`.
+        name: one of :func:`available`, in its official layout (of CamVid SegNet's, of ADE20K SceneParsing's); or
+            ``"folder"``: ``images/*`` and ``labels/SAME_STEM.png`` with class ids (255 = unlabelled), and
+            ``taxonomy.yaml`` with the fields of :class:`~outmask.types.Taxonomy`.
         root: the dataset's folder.
         split: ``"train"``, ``"val"``, ...; of ``"folder"`` a sub-folder of images and labels, or ``"all"`` for none.
         target: taxonomy to map the classes to; by default the dataset's own.
         unlabelled: what pixels without a class become: left out of the losses, or counted as claimed by no mask. By
-            default ``"void"`` for Cityscapes, as Mask2Former does, else ``"ignore"``.
+            default ``"ignore"`` for CamVid, IDD-Lite and folders, else ``"void"``, as Mask2Former does.
         ignore_classes: classes of the dataset's own taxonomy that every loss leaves out.
         cache: keep decoded samples in memory.
 
@@ -241,9 +140,9 @@ def open_dataset(
         OutmaskError: on an unknown name, split, class or mapping; where the folder has another layout; where images
             have no labels.
     """
-    if name not in _LAYOUTS:
-        raise OutmaskError(f"unknown dataset {name!r}: choose from {', '.join(_LAYOUTS)}")
-    layout, root = _LAYOUTS[name], Path(root)
+    if name not in LAYOUTS:
+        raise OutmaskError(f"unknown dataset {name!r}: choose from {', '.join(LAYOUTS)}")
+    layout, root = LAYOUTS[name], Path(root)
     if layout.splits is not None and split not in layout.splits:
         raise OutmaskError(f"{name} has no split {split!r}: choose from {', '.join(layout.splits)}")
     records = layout.find(root, split)
@@ -264,7 +163,7 @@ def open_dataset(
         unlabelled=layout.unlabelled if unlabelled is None else unlabelled,
         ignore_classes=ignore_classes,
     )
-    return SegmentationDataset(records, table, mapped, name, cache=cache)
+    return SegmentationDataset(records, table, mapped, name, cache=cache, read=layout.read)
 
 
 def lookup_table(
@@ -287,13 +186,23 @@ def lookup_table(
         ignore_classes: source classes that become ``IGNORE``, whatever the mapping says.
 
     Raises:
-        OutmaskError: on class names that are not in the taxonomies, or an unknown ``unlabelled``.
+        OutmaskError: on class names that are not in the taxonomies, an unknown ``unlabelled``, or taxonomies that
+            8-bit labels can't hold.
     """
     if unlabelled not in _SPECIAL:
         raise OutmaskError(f"unlabelled must be 'ignore' or 'void', got {unlabelled!r}")
     if strangers := sorted(set(ignore_classes) - set(source.names)):
         raise OutmaskError(
             f"ignore_classes {strangers} are no classes of the dataset: choose from {', '.join(source.names)}"
+        )
+    if target.num_classes > NO_SUCH_ID:
+        raise OutmaskError(
+            f"labels are 8-bit: a taxonomy may have {NO_SUCH_ID} classes at most, got {target.num_classes}"
+        )
+    if not all(0 <= id_ <= 255 for id_ in source.evaluation_ids):
+        raise OutmaskError(
+            f"labels are 8-bit: the ids of the classes in a dataset's files must be from 0 to 255, got evaluation_ids "
+            f"{spans(sorted(id_ for id_ in source.evaluation_ids if not 0 <= id_ <= 255))}"
         )
     values = {**{name: index for index, name in enumerate(target.names)}, **_SPECIAL}
     table = np.full(256, NO_SUCH_ID, dtype=np.uint8)
@@ -305,6 +214,40 @@ def lookup_table(
             )
         table[id_] = IGNORE if name in ignore_classes else values[mapping[name]]
     return table
+
+
+def apply_table(table: NDArray[np.uint8], ids: NDArray[np.uint8], path: Path, hint: str = "") -> NDArray[np.uint8]:
+    """``(H, W)`` uint8: what the ids of a file mean.
+
+    Args:
+        table: ``(256,)`` uint8, as of :func:`lookup_table`.
+        ids: ``(H, W)`` uint8, as of :func:`read_ids`.
+        path: the file, for messages.
+        hint: what to do about ids that the table does not allow.
+
+    Raises:
+        OutmaskError: on these ids, which it lists.
+    """
+    labels: NDArray[np.uint8] = table[ids]
+    strange = labels == NO_SUCH_ID
+    if strange.any():
+        allowed = np.flatnonzero(table != NO_SUCH_ID)
+        raise OutmaskError(
+            f"the label {path} holds {spans(np.unique(ids[strange]))}; expected only {spans(allowed)}{hint}"
+        )
+    return labels
+
+
+def spans(ids: Iterable[int]) -> str:
+    """Rising ids in words, ``0-10, 255``; of many only the first ones, so that a message stays readable."""
+    found: list[list[int]] = []
+    for id_ in map(int, ids):
+        if found and id_ == found[-1][1] + 1:
+            found[-1][1] = id_
+        else:
+            found.append([id_, id_])
+    words = [f"{first}" if first == last else f"{first}-{last}" for first, last in found]
+    return ", ".join(words if len(words) <= _SPANS else [*words[:_SPANS], "..."])
 
 
 def _mapping(name: str, own: Taxonomy, target: str | None) -> Mapping[str, str]:
@@ -335,14 +278,3 @@ def _read_taxonomy(path: Path) -> Taxonomy:
         raise OutmaskError(
             f"{path}: expected 'names' (a list) and 'colors' (RGB triples), got trouble with {error}"
         ) from None
-
-
-def _spans(ids: Sequence[int]) -> str:
-    """Rising ids as ``0-10, 255``."""
-    spans: list[list[int]] = []
-    for id_ in ids:
-        if spans and id_ == spans[-1][1] + 1:
-            spans[-1][1] = id_
-        else:
-            spans.append([id_, id_])
-    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)

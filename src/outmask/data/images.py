@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +68,40 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         raise OutmaskError(f"an image must be a path, a PIL image or an array, got {type(source).__name__}")
 
     path = Path(source)
+    with _opened(path) as image:
+        return _decode(image, str(path))
+
+
+def read_values(path: Path, what: str) -> NDArray[Any]:
+    """The values that a picture of ids stores, without any conversion: of a palette the indices, not the colours.
+
+    Args:
+        path: a PNG, or another image without losses.
+        what: what the picture holds, for messages: ``"labels"``.
+
+    Returns:
+        ``(H, W)``, or ``(H, W, C)`` of several channels, in the file's own type: bool, uint8, uint16, ...
+
+    Raises:
+        OutmaskError: where there is no such file, it is no image, or it cannot be decoded whole.
+    """
+    try:
+        with _opened(path) as picture:
+            return np.array(picture)
+    except OutmaskError as error:
+        raise OutmaskError(f"can't read {what}: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file as Pillow opens it; what goes wrong then or while it is decoded is one line that names it."""
     if path.is_dir():
         raise OutmaskError(f"{path} is a folder, expected an image file")
     if not path.is_file():
         raise OutmaskError(f"{path}: no such file; check the path")
     Image.init()
     with _decoding(str(path)), Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-        return _decode(image, str(path))
+        yield image
 
 
 @contextmanager

@@ -1,10 +1,18 @@
-"""The class lists of the street datasets, and how the classes of one are named in another."""
+"""The class lists of all datasets, by name, and how the classes of one are named in another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from outmask.data.ade20k import ADE20K
+from outmask.data.coco_classes import COCO_OPEN_PANOPTIC, COCO_PANOPTIC
+from outmask.data.vistas import (
+    MAPILLARY_VISTAS,
+    MAPILLARY_VISTAS_V2,
+    VISTAS_TO_CITYSCAPES,
+    VISTAS_V2_TO_CITYSCAPES,
+)
 from outmask.errors import OutmaskError
 from outmask.types import Color, Taxonomy
 
@@ -96,8 +104,20 @@ STREETHAZARDS = _taxonomy(
 *background* is the simulator's "unlabeled" (the sky among others), which is trained as a class; id 4 (*other*) is left
 out (DenseHybrid), id 14 is the anomaly."""
 
+_COCO_OPEN = {f"coco_panoptic_open{percent}": classes for percent, classes in COCO_OPEN_PANOPTIC.items()}
+
 _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
-    {"camvid": CAMVID, "cityscapes": CITYSCAPES, "idd_lite": IDD_LITE, "streethazards": STREETHAZARDS}
+    {
+        "ade20k": ADE20K,
+        "camvid": CAMVID,
+        "cityscapes": CITYSCAPES,
+        "coco_panoptic": COCO_PANOPTIC,
+        "idd_lite": IDD_LITE,
+        "mapillary_vistas": MAPILLARY_VISTAS,
+        "mapillary_vistas_v2": MAPILLARY_VISTAS_V2,
+        "streethazards": STREETHAZARDS,
+        **_COCO_OPEN,
+    }
 )
 
 # IDD's own hierarchy: riders are living things, their bicycles and motorcycles vehicles; vegetation and buildings far.
@@ -137,6 +157,13 @@ _MAPPINGS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
             "train": "vehicles",
             "motorcycle": "vehicles",
             "bicycle": "vehicles",
+        },
+        ("mapillary_vistas", "cityscapes"): VISTAS_TO_CITYSCAPES,
+        ("mapillary_vistas_v2", "cityscapes"): VISTAS_V2_TO_CITYSCAPES,
+        # Open-set training knows nothing of the unknown classes: they are void.
+        **{
+            ("coco_panoptic", name): {known: known if known in left.names else "void" for known in COCO_PANOPTIC.names}
+            for name, left in _COCO_OPEN.items()
         },
     }
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,9 @@ from numpy.typing import NDArray
 from outmask.data.labels import Sample
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import ANOMALY, KNOWN, OUTSIDE, Benchmark, Record
-from outmask.evaluation.evaluate import Progress, Threshold
-from outmask.evaluation.maps import MapSource
+from outmask.evaluation.evaluate import Progress
+from outmask.evaluation.maps import MapSource, naming
+from outmask.evaluation.report import Threshold
 from outmask.metrics import PixelMetrics
 from outmask.metrics.pixel import Curve, OperatingPoint
 
@@ -78,49 +82,67 @@ def calibrate(
 
     Returns:
         entries of a model's ``operating_points``, by score: ``threshold``; ``origin``, a sentence; ``rule``;
-        ``benchmark``, ``split`` and ``images`` it was chosen on; ``TPR``, ``FPR``, ``precision`` and ``F1`` there, in
-        percent.
+        ``benchmark``, ``split`` and ``images`` it was chosen on, and ``image_hashes``, what tells whether an evaluation
+        is on some of the same images; ``TPR``, ``FPR``, ``precision`` and ``F1`` there, in percent, None where
+        undefined.
 
     Raises:
         OutmaskError: where the labels are hidden, or no threshold fits the rule.
     """
     metrics = {name: PixelMetrics() for name in scores}
-    images = 0
+    hashes = []
     for record in progress(benchmark, "calibrate"):
         if record.label is None:
             continue
         label = record.label()
         maps = source.maps(record, scores, (label.shape[0], label.shape[1]))
         for name in scores:
-            metrics[name].update(maps.scores[name], label)
-        images += 1
-    if not images:
+            with naming(record, name):
+                metrics[name].update(maps.scores[name], label)
+        hashes.append(image_hash(record))
+    if not hashes:
         raise OutmaskError(f"{benchmark.name}, split {benchmark.split}, has no labels of anomalies to choose by")
     points = {}
     for name in scores:
         point = rule.apply(metrics[name].curve())
         points[name] = {
             "threshold": point.threshold,
-            "origin": f"{rule} on {benchmark.name} {benchmark.split} ({images} images)",
+            "origin": f"{rule} on {benchmark.name} {benchmark.split} ({len(hashes)} images)",
             "rule": str(rule),
             "benchmark": benchmark.name,
             "split": benchmark.split,
-            "images": images,
-            **{rate: round(getattr(point, rate), 2) for rate in ("TPR", "FPR", "precision", "F1")},
+            "images": len(hashes),
+            "image_hashes": " ".join(hashes),
+            **{name: None if isnan(rate) else round(rate, 2) for name, rate in point.rates().items()},
         }
     return points
 
 
+def image_hash(record: Record) -> str:
+    """Eight hexadecimal digits of an image's content: of its file's bytes, or of its pixels where it is an array."""
+    image = record.image
+    try:
+        content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
+    except OSError as error:
+        raise OutmaskError(f"{image} cannot be read ({error.strerror})") from error
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
 def thresholds_of(operating_points: Mapping[str, Mapping[str, Any]], benchmark: Benchmark) -> dict[str, Threshold]:
-    """A model's operating points as thresholds of an evaluation: oracles where they were chosen on the same images."""
-    return {
-        name: Threshold(
-            float(point["threshold"]),
-            str(point["origin"]),
-            oracle=(point.get("benchmark"), point.get("split")) == (benchmark.name, benchmark.split),
-        )
-        for name, point in operating_points.items()
-    }
+    """A model's operating points as thresholds of an evaluation: oracles where they were chosen on any of its images.
+
+    Raises:
+        OutmaskError: on a point whose threshold is no number.
+    """
+    own = frozenset(map(image_hash, benchmark)) if any("image_hashes" in p for p in operating_points.values()) else ()
+    thresholds = {}
+    for name, point in operating_points.items():
+        value = point.get("threshold")
+        if not isinstance(value, int | float):
+            raise OutmaskError(f"the model's operating point of {name} has the threshold {value!r}, expected a number")
+        shared = not frozenset(str(point.get("image_hashes", "")).split()).isdisjoint(own)
+        thresholds[name] = Threshold(float(value), str(point.get("origin", "not stated")), oracle=shared)
+    return thresholds
 
 
 def pasted_benchmark(name: str, samples: Sequence[Sample], num_classes: int) -> Benchmark:

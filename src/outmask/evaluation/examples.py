@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,15 +143,14 @@ def _most_false_positives(benchmark: Benchmark, source: MapSource, name: str, sc
         if record.label is not None and score.per_image.get(record.name, {}).get("anomaly_share") == 0:
             label = record.label()
             maps = source.maps(record, [name], (label.shape[0], label.shape[1]))
-            count = int(np.count_nonzero((maps.scores[name] > _threshold(score, record)) & (label == KNOWN)))
+            count = int(
+                np.count_nonzero(
+                    (maps.scores[name] > np.float32(score.thresholds[0].at.of(record.group))) & (label == KNOWN)
+                )
+            )
             if count > most:
                 worst, most = record, count
     return worst
-
-
-def _threshold(score: ScoreReport, record: Record) -> np.float32:
-    threshold = score.thresholds[0].threshold
-    return np.float32(threshold[record.group] if isinstance(threshold, Mapping) else threshold)
 
 
 def _example(
@@ -176,7 +175,7 @@ def _example(
     if not score.thresholds:
         return Example(record.name, score.per_image[record.name], None, tuple(panels))
 
-    threshold = _threshold(score, record)
+    threshold = np.float32(score.thresholds[0].at.of(record.group))
     unknown = maps.scores[name] > threshold
     known = label == KNOWN
     fpr = 100 * float(unknown[known].mean()) if known.any() else float("nan")

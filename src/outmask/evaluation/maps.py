@@ -7,10 +7,13 @@ maps are kept on disk while a benchmark is evaluated; that is also what an inter
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,13 +25,15 @@ from outmask.data.datasets import read_ids
 from outmask.data.images import read_image
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import Record
-from outmask.evaluation.submission import read_score
+from outmask.evaluation.score_files import read_score
 from outmask.output.files import LABELS, SCORE, replacing, write_json
 
 if TYPE_CHECKING:
     from outmask.types import MaskPrediction
 
 Size = tuple[int, int]
+
+_LARGE = np.finfo(np.float32).max / 10
 
 
 class Predictor(Protocol):
@@ -103,7 +108,12 @@ class ModelMaps:
 class PredictionFiles:
     """Maps that anything else has written: ``NAME_score.npy`` (as ``outmask predict``), ``NAME.npy`` or ``NAME.hdf5``.
 
-    ``NAME`` is the record's name or its last parts. Closed-set labels are taken from ``NAME_labels.png``, if there.
+    ``NAME`` is the record's name, or its last parts where they mean no other record. Closed-set labels are taken from
+    ``NAME_labels.png``, if there.
+
+    Args:
+        folder: holds the files.
+        records: of the benchmark.
 
     Raises:
         OutmaskError: where the folder does not exist.
@@ -111,10 +121,11 @@ class PredictionFiles:
 
     _ENDINGS = (SCORE, ".npy", ".hdf5")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: Iterable[Record]) -> None:
         if not folder.is_dir():
             raise OutmaskError(f"--predictions {folder}: no such folder; expected one with NAME_score.npy or NAME.hdf5")
         self._folder = folder
+        self._meanings = Counter(end for record in records for end in _ends(record.name))
 
     @property
     def name(self) -> str:
@@ -125,16 +136,21 @@ class PredictionFiles:
         """See :class:`MapSource`; a score of another resolution is resized bilinearly."""
         score, labels, resized_from = None, None, None
         if names:
-            score = read_score(self._find(record.name, self._ENDINGS))
+            file = self._file(record.name, self._ENDINGS)
+            if file is None:
+                raise OutmaskError(
+                    f"{self._folder} has no prediction of {record.name}: expected {record.name}{SCORE}, "
+                    f"{record.name}.npy or {record.name}.hdf5"
+                )
+            score = read_score(file)
             own = (score.shape[0], score.shape[1])
             if size is not None and own != size:
                 _check_shape(record.name, "score", own, size)
-                tensor = torch.from_numpy(score)[None, None]
+                # Between infinities a weighted mean is undefined; a tenth of the range leaves room for it.
+                tensor = torch.from_numpy(np.clip(score, -_LARGE, _LARGE))[None, None]
                 score = F.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
                 resized_from = own
-        path = next(
-            (path for stem in _stems(record.name) if (path := self._folder / f"{stem}{LABELS}").is_file()), None
-        )
+        path = self._file(record.name, (LABELS,))
         if path is not None:
             labels = read_ids(path)
             if size is not None and labels.shape != size:
@@ -143,14 +159,14 @@ class PredictionFiles:
                 )
         return ImageMaps({} if score is None else dict.fromkeys(names, score), labels, resized_from)
 
-    def _find(self, name: str, endings: Sequence[str]) -> Path:
-        for stem in _stems(name):
-            for ending in endings:
-                if (path := self._folder / f"{stem}{ending}").is_file():
-                    return path
-        raise OutmaskError(
-            f"{self._folder} has no prediction of {name}: expected {name}{endings[0]}, {name}.npy or {name}.hdf5"
-        )
+    def _file(self, name: str, endings: Sequence[str]) -> Path | None:
+        """The file of a record, under its name or under an end of it that no other record shares."""
+        for end in _ends(name):
+            if end == name or self._meanings[end] == 1:
+                for ending in endings:
+                    if (path := self._folder / f"{end}{ending}").is_file():
+                        return path
+        return None
 
 
 class CachedMaps:
@@ -197,26 +213,45 @@ class CachedMaps:
     def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
         """See :class:`MapSource`."""
         path = self._maps / f"{record.name}.npz"
-        if not path.exists():
-            made = self._source.maps(record, names, size)
-            arrays: dict[str, Any] = {f"score.{name}": score for name, score in made.scores.items()}
-            if made.labels is not None:
-                arrays["labels"] = made.labels
-            if made.resized_from is not None:
-                arrays["resized_from"] = np.array(made.resized_from)
-            with replacing(path) as file:
-                np.savez(file, **arrays)
-            return made
+        kept = _read_kept(path, names, size)
+        if kept is not None:
+            return kept
+        made = self._source.maps(record, names, size)
+        arrays: dict[str, Any] = {f"score.{name}": score for name, score in made.scores.items()}
+        if made.labels is not None:
+            arrays["labels"] = made.labels
+        if made.resized_from is not None:
+            arrays["resized_from"] = np.array(made.resized_from)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
+        return made
+
+
+def _read_kept(path: Path, names: Sequence[str], size: Size | None) -> ImageMaps | None:
+    """Maps that were kept; None where there are none, they are damaged, or of another size than is wanted now."""
+    try:
         with np.load(path) as stored:
+            scores = {name: stored[f"score.{name}"] for name in names}
+            labels = stored.get("labels")
             resized_from = stored["resized_from"].tolist() if "resized_from" in stored else None
-            return ImageMaps(
-                {name: stored[f"score.{name}"] for name in names},
-                stored.get("labels"),
-                None if resized_from is None else (resized_from[0], resized_from[1]),
-            )
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
+    parts = [*scores.values(), *([] if labels is None else [labels])]
+    if size is not None and any(part.shape != size for part in parts):
+        return None
+    return ImageMaps(scores, labels, None if resized_from is None else (resized_from[0], resized_from[1]))
 
 
-def _stems(name: str) -> Iterator[str]:
+@contextmanager
+def naming(record: Record, score: str | None = None) -> Iterator[None]:
+    """Within the block, what is wrong with an image's values names the image, and the score."""
+    try:
+        yield
+    except OutmaskError as error:
+        raise OutmaskError(f"{record.name}{'' if score is None else f', score {score}'}: {error}") from error
+
+
+def _ends(name: str) -> Iterator[str]:
     """``a/b/c``, ``b/c``, ``c``: a folder of predictions may start anywhere below a benchmark's."""
     parts = PurePosixPath(name).parts
     for first in range(len(parts)):

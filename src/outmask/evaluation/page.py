@@ -17,13 +17,11 @@ from outmask.evaluation.benchmarks import Benchmark
 from outmask.evaluation.examples import DisplayRange, Example, Examples, Panel, examples
 from outmask.evaluation.maps import MapSource
 from outmask.evaluation.plots import mask_plot, pr_plot, roc_plot
-from outmask.evaluation.report import Report, ScoreReport, ThresholdReport, Values
+from outmask.evaluation.report import METRICS, Report, ScoreReport, ThresholdReport, Values
 from outmask.output.files import replacing
 from outmask.output.pictures import UNKNOWN_COLOR
 from outmask.types import Taxonomy
 
-_METRICS = (("AP", max), ("FPR95", min), ("FPR90", min), ("AUROC", max), ("best_F1", max))
-"""Of a score, and which of two values is better."""
 _ORACLE = '<span class="badge">oracle</span>'
 _AT_THRESHOLD = (
     ("pixels", "pixels", ("TPR", "FPR", "precision", "F1")),
@@ -116,18 +114,18 @@ def _scores(report: Report) -> str:
     if not report.scores:
         return ""
     best = {}
-    for metric, better in _METRICS:
+    for metric, better in METRICS.items():
         defined = [score.metrics[metric] for score in report.scores.values() if not math.isnan(score.metrics[metric])]
         best[metric] = _percent(better(defined)) if len(defined) > 1 else None
 
     rows = []
     for name, score in report.scores.items():
-        cells = [_metric(score, metric, best[metric]) for metric, _ in _METRICS]
+        cells = [_metric(score, metric, best[metric]) for metric in METRICS]
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
         if score.float16 is not None:
-            rounded = "".join(f"<td>{_percent(score.float16[metric])}</td>" for metric, _ in _METRICS)
+            rounded = "".join(f"<td>{_percent(score.float16[metric])}</td>" for metric in METRICS)
             rows.append(f'<tr class="part"><th scope="row">as a naive float16 submission</th>{rounded}</tr>')
-    headings = [_heading(metric) + (" ↑" if better is max else " ↓") for metric, better in _METRICS]
+    headings = [_heading(metric) + (" ↑" if better is max else " ↓") for metric, better in METRICS.items()]
     about = "Percent, over all pixels of all images. In brackets: 95 % confidence interval, bootstrap over images."
     if any(best.values()):
         about += " Shaded: the best score."
@@ -153,7 +151,7 @@ def _thresholds(report: Report) -> str:
     for name, threshold in given:
         cells = [_measured(threshold, part, metric) for part, metric in columns]
         rows.append(
-            f'<tr><th scope="row">{escape(name)}</th><td>{_threshold(threshold.threshold)}</td>'
+            f'<tr><th scope="row">{escape(name)}</th><td>{threshold.at}</td>'
             f'<td class="text">{_origin(threshold)}</td>{_cells(cells)}</tr>'
         )
         rows += _group_rows(threshold, columns)
@@ -172,11 +170,11 @@ def _thresholds(report: Report) -> str:
 def _group_rows(threshold: ThresholdReport, columns: Sequence[tuple[str, str]]) -> list[str]:
     """A row for each town, where towns have their own thresholds or values."""
     values = (threshold.open_set or {}).get("groups", {})
-    own = threshold.threshold if isinstance(threshold.threshold, Mapping) else {}
+    own = threshold.at.value if isinstance(threshold.at.value, Mapping) else {}
     rows = []
     for group in dict.fromkeys([*own, *values]):
         cells = [_value(values.get(group, {}).get(metric)) if part == "open_set" else "" for part, metric in columns]
-        shown = _threshold(own[group]) if group in own else ""
+        shown = str(np.float32(own[group])) if group in own else ""
         rows.append(
             f'<tr class="part"><th scope="row">{escape(group)}</th><td>{shown}</td><td></td>{_cells(cells)}</tr>'
         )
@@ -190,7 +188,7 @@ def _per_tau(given: Iterable[tuple[str, ThresholdReport]]) -> str:
             f1 = threshold.components["F1_per_threshold"]
             taus = [f"τ = {tau} %" for tau in f1]
             rows.append(
-                f'<tr><th scope="row">{escape(name)}</th><td>{_threshold(threshold.threshold)}</td>'
+                f'<tr><th scope="row">{escape(name)}</th><td>{threshold.at}</td>'
                 f'<td class="text">{_origin(threshold)}</td>{_cells(_value(value) for value in f1.values())}</tr>'
             )
     head = (
@@ -208,10 +206,10 @@ def _per_class(given: Iterable[tuple[str, ThresholdReport]]) -> str:
         if threshold.open_set is None:
             continue
         for group, values in threshold.open_set.get("groups", {"": threshold.open_set}).items():
-            own = threshold.threshold[group] if isinstance(threshold.threshold, Mapping) else threshold.threshold
-            about = f"{escape(name)}{f', {escape(group)}' if group else ''}<br>above {_threshold(own)}"
+            own = threshold.at.of(group)
+            about = f"{escape(name)}{f', {escape(group)}' if group else ''}<br>above {np.float32(own)}"
             columns += [
-                (f"{about}{f' {_ORACLE}' if threshold.oracle else ''}<br>{heading}", values[key])
+                (f"{about}{f' {_ORACLE}' if threshold.at.oracle else ''}<br>{heading}", values[key])
                 for key, heading in (("open_IoU", "open IoU"), ("IoU", "IoU"))
             ]
     if not columns:
@@ -287,7 +285,7 @@ def _pictures(chosen: Sequence[Examples], report: Report, taxonomy: Taxonomy | N
     intro = f"<p>From left to right, or downwards: {order}. Darkened: not evaluated.</p>"
     if score.thresholds:
         first = score.thresholds[0]
-        intro += f"<p>Unknown: {escape(name)} above {_threshold(first.threshold)}, {_origin(first)}.</p>"
+        intro += f"<p>Unknown: {escape(name)} above {first.at}, {_origin(first)}.</p>"
     used = frozenset[int]().union(*(example.class_ids for group in chosen for example in group.members))
     groups = "\n".join(
         f"<h3>{escape(group.title)}</h3>\n" + "\n".join(_example(example) for example in group.members)
@@ -379,12 +377,7 @@ def _measured(threshold: ThresholdReport, part: str, metric: str) -> str:
 
 
 def _origin(threshold: ThresholdReport) -> str:
-    return escape(threshold.origin) + (f" {_ORACLE}" if threshold.oracle else "")
-
-
-def _threshold(value: float | Mapping[str, float]) -> str:
-    """As it can be given to ``--threshold``: saturated scores differ in their last digits."""
-    return "per group" if isinstance(value, Mapping) else str(np.float32(value))
+    return escape(threshold.at.origin) + (f" {_ORACLE}" if threshold.at.oracle else "")
 
 
 def _value(value: float | int | None) -> str:

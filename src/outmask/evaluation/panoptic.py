@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import outmask
+from outmask.data.coco import read_segment_ids
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import Benchmark
-from outmask.evaluation.benchmarks.coco import read_segment_ids
 from outmask.evaluation.evaluate import Progress
 from outmask.metrics import PanopticQuality
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from outmask.evaluation.report import MaskHistogram, ScoreReport
+from outmask.evaluation.report import FOUND, MaskHistogram, ScoreReport
 
 # Okabe and Ito's palette, told apart with any colour vision; with the line styles, 28 scores get a look of their own.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -39,7 +39,6 @@ _STYLE = {
     "text.parse_math": False,
 }
 _LEGEND_COLUMNS = 2
-_FOUND = 95.0
 
 
 def pr_plot(scores: Mapping[str, ScoreReport], anomaly_share: float) -> bytes | None:
@@ -80,7 +79,7 @@ def roc_plot(scores: Mapping[str, ScoreReport]) -> bytes | None:
                 label=f"{name}, FPR95 {_number(score.metrics['FPR95'])}",
                 **_look(index),
             )
-            point = curve.at_tpr(_FOUND)
+            point = curve.at_tpr(FOUND)
             assert point is not None
             axes.plot(point.FPR, point.TPR, "o", color=_look(index)["color"], markersize=7, markeredgecolor="white")
         axes.plot((0, 100), (0, 100), label="chance, FPR95 95.00", **_CHANCE)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import outmask
+from outmask.errors import OutmaskError
 from outmask.metrics.bootstrap import Interval
 from outmask.metrics.pixel import Curve, OperatingPoint
 
@@ -18,24 +18,65 @@ Values = Mapping[str, Any]
 """Metrics by name, in percent; some metrics are tables of their own."""
 
 
+METRICS: Mapping[str, Callable[[Iterable[float]], float]] = {
+    "AP": max,
+    "FPR95": min,
+    "FPR90": min,
+    "AUROC": max,
+    "best_F1": max,
+}
+"""The pixel metrics that tables show, and which of several values is the best."""
+
+FOUND = 95.0
+"""TPR, in percent, at which false positives are compared: of FPR95, at borders, and of StreetHazards' towns."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold to be measured.
+
+    Attributes:
+        value: scores above it are unknown; by group (StreetHazards' town) where each has its own.
+        origin: where it was chosen.
+        oracle: whether it was chosen on the very pixels that are evaluated: such numbers cannot be had in use.
+    """
+
+    value: float | Mapping[str, float]
+    origin: str
+    oracle: bool = False
+
+    def of(self, group: str) -> float:
+        """The value for the images of one group.
+
+        Raises:
+            OutmaskError: where the groups have their own values, and this one has none.
+        """
+        if not isinstance(self.value, Mapping):
+            return self.value
+        if group not in self.value:
+            raise OutmaskError(f"no threshold was chosen for the group {group!r}, only for {', '.join(self.value)}")
+        return self.value[group]
+
+    def __str__(self) -> str:
+        """The value as it can be given to ``--threshold``: saturated scores differ in their last digits."""
+        values = self.value.values() if isinstance(self.value, Mapping) else (self.value,)
+        return ", ".join(str(np.float32(value)) for value in values)
+
+
 @dataclass(frozen=True)
 class ThresholdReport:
     """What calling all pixels with ``score > threshold`` unknown gives.
 
     Attributes:
-        threshold: the threshold; by group (StreetHazards' town) where each has its own.
-        origin: where it was chosen.
-        oracle: whether it was chosen on the very pixels that are evaluated: such numbers cannot be had in use.
-        pixels: TPR, FPR, precision and F1 at it; None where thresholds differ by group, or labels are none.
+        at: the threshold.
+        pixels: TPR, FPR, precision and F1 at it; None where thresholds differ by group.
         components: ``ComponentMetrics``' values, of benchmarks with a track.
         open_set: ``OpenIoU``'s values, of benchmarks with classes and unknown pixels, classes by name.
         instances: ``InstanceAP``'s values, of benchmarks with unknown objects: an object is a component of unknown
             pixels, scored by its mean.
     """
 
-    threshold: float | Mapping[str, float]
-    origin: str
-    oracle: bool
+    at: Threshold
     pixels: OperatingPoint | None = None
     components: Values | None = None
     open_set: Values | None = None
@@ -43,11 +84,9 @@ class ThresholdReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what was not measured is left out."""
-        threshold = self.threshold if isinstance(self.threshold, float) else dict(self.threshold)
-        values: dict[str, Any] = {"threshold": threshold, "origin": self.origin, "oracle": self.oracle}
+        values: dict[str, Any] = {"threshold": self.at.value, "origin": self.at.origin, "oracle": self.at.oracle}
         if self.pixels is not None:
-            names = ("TPR", "FPR", "precision", "F1")
-            values["pixels"] = {name: getattr(self.pixels, name) for name in names}
+            values["pixels"] = self.pixels.rates()
         for name in ("components", "open_set", "instances"):
             if (part := getattr(self, name)) is not None:
                 values[name] = part
@@ -104,7 +143,7 @@ class ScoreReport:
             "thresholds": [one.to_json() for one in self.thresholds],
         }
         if self.border is not None:
-            values["border"] = vars(self.border)
+            values["border"] = asdict(self.border)
         if self.float16 is not None:
             values["float16"] = dict(self.float16)
         return values
@@ -147,10 +186,10 @@ class Report:
     scores: Mapping[str, ScoreReport]
     closed_set: Values | None = None
     mask_histogram: MaskHistogram | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values; an undefined number (NaN) is None."""
+        """The report as plain values; an undefined number is NaN."""
         values: dict[str, Any] = {
             "benchmark": self.benchmark,
             "split": self.split,
@@ -161,14 +200,4 @@ class Report:
         }
         if self.closed_set is not None:
             values["closed_set"] = self.closed_set
-        plain: dict[str, Any] = without_nan({**values, "notes": list(self.notes), "outmask": outmask.__version__})
-        return plain
-
-
-def without_nan(value: Any) -> Any:
-    """Nested plain values with None for every NaN, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return {**values, "notes": list(self.notes), "outmask": outmask.__version__}

@@ -6,17 +6,19 @@ Tibshirani 1993, percentile interval).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outmask.metrics.pixel import Counts, Curve, PixelMetrics
 
-_ROWS = 1 << 16
-"""Bins of all images together: a resample takes a few milliseconds."""
-_FEWEST, _MOST = 32, 1024
-"""Bins of one image."""
+_IMAGE_BINS = 512
+"""Of one image, for the bootstrap; 10 KB."""
+_FEWEST_BINS, _MOST_BINS, _CELLS = 1024, 8192, 1 << 23
+"""Bins that all images share in the bootstrap: as many as give a table of images and bins of about 70 MB."""
+_BLOCK = 50
+"""Resamples at a time."""
 
 INTERVALS = ("AP", "FPR95", "AUROC")
 """The metrics that get a confidence interval."""
@@ -30,49 +32,64 @@ class Interval(NamedTuple):
 
 
 class ImageCounts:
-    """The pixels of each image, binned by score.
+    """Each image's own metrics, exactly, and its pixels, binned by score, for the bootstrap."""
 
-    Args:
-        images: how many images will come: the more, the fewer bins each of them gets.
-    """
-
-    def __init__(self, images: int) -> None:
-        self._bins = min(_MOST, max(_FEWEST, _ROWS // max(1, images)))
-        self._counts: dict[str, Counts] = {}
+    def __init__(self) -> None:
+        self._counts: list[Counts] = []
+        self.per_image: dict[str, dict[str, float]] = {}
+        """By the image's name, as ``PixelMetrics.compute`` gives them."""
 
     def add(self, name: str, metrics: PixelMetrics) -> None:
         """Take in the pixels of the image called ``name``."""
-        self._counts[name] = metrics.counts(self._bins)
+        self.per_image[name] = metrics.compute()
+        self._counts.append(metrics.counts(_IMAGE_BINS))
 
-    def per_image(self) -> dict[str, dict[str, float]]:
-        """Each image's own metrics, as ``PixelMetrics.compute`` gives them, from its bins."""
-        return {name: Curve.of(counts).compute() for name, counts in self._counts.items()}
+    def intervals(self, pooled: PixelMetrics, resamples: int = 1000) -> dict[str, Interval]:
+        """95 % confidence intervals of :data:`INTERVALS` over images; the same at every call.
 
-    def intervals(self, resamples: int = 1000) -> dict[str, Interval]:
-        """95 % confidence intervals of :data:`INTERVALS` over images; the same at every call."""
-        counts = list(self._counts.values())
-        image = np.repeat(np.arange(len(counts)), [len(one.scores) for one in counts])
-        scores = np.concatenate([one.scores for one in counts]) if counts else np.empty(0, np.float32)
-        order = np.argsort(-scores, kind="stable")
-        scores, image = scores[order], image[order]
-        known, anomaly = (np.concatenate([one[part] for one in counts])[order] if counts else scores for part in (1, 2))
-        last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
+        Resamples are measured in bins that follow the pooled pixels; what the bins cost the metrics of all images
+        together is taken off every interval.
+
+        Args:
+            pooled: the pixels of all the images.
+            resamples: how many sets of images are drawn.
+        """
+        images = len(self._counts)
+        exact = pooled.compute()
+        bins = min(_MOST_BINS, max(_FEWEST_BINS, _CELLS // max(1, images)))
+        scores = pooled.counts(bins).scores
+        if not len(scores):
+            return {name: Interval(float("nan"), float("nan")) for name in INTERVALS}
+        known, anomaly = (np.zeros((images, len(scores))) for _ in range(2))
+        for row, counts in enumerate(self._counts):
+            # Of falling scores, bin i holds those from its own score up to below the one before.
+            place = np.minimum(np.searchsorted(-scores, -counts.scores), len(scores) - 1)
+            np.add.at(known[row], place, counts.known)
+            np.add.at(anomaly[row], place, counts.anomaly)
 
         random = np.random.default_rng(0)
         drawn: dict[str, list[float]] = {name: [] for name in INTERVALS}
-        for _ in range(resamples if len(scores) else 0):
-            times = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)))[image]
-            above = [np.cumsum(part * times)[last] for part in (anomaly, known)]
-            reached = above[0] + above[1] > 0  # rows of images that were not drawn
-            values = Curve(scores[last][reached], above[0][reached], above[1][reached]).compute()
-            for name in INTERVALS:
-                drawn[name].append(values[name])
-        return {name: _percentiles(np.array(values)) for name, values in drawn.items()}
+        for start in range(0, resamples, _BLOCK):
+            block = min(_BLOCK, resamples - start)
+            times = random.multinomial(images, np.full(images, 1 / images), block).astype(np.float64)
+            for resample in zip(times @ known, times @ anomaly, strict=True):
+                values = _measured(scores, *resample)
+                for name in INTERVALS:
+                    drawn[name].append(values[name])
+        binned = _measured(scores, known.sum(0), anomaly.sum(0))
+        return {name: _percentiles(np.array(drawn[name]) + (exact[name] - binned[name])) for name in INTERVALS}
+
+
+def _measured(scores: NDArray[np.float32], known: NDArray[Any], anomaly: NDArray[Any]) -> dict[str, float]:
+    """The metrics of pixels counted in bins, of which some may be empty."""
+    filled = known + anomaly > 0
+    whole = (part[filled].astype(np.int64) for part in (known, anomaly))
+    return Curve.of(Counts(scores[filled], *whole)).compute()
 
 
 def _percentiles(values: NDArray[np.float64]) -> Interval:
     defined = values[~np.isnan(values)]
     if not defined.size:
         return Interval(float("nan"), float("nan"))
-    low, high = np.percentile(defined, (2.5, 97.5))
+    low, high = np.clip(np.percentile(defined, (2.5, 97.5)), 0, 100)
     return Interval(float(low), float(high))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask.errors import OutmaskError
-from outmask.metrics.pixel import ANOMALY, KNOWN, as_array
+from outmask.metrics.values import ANOMALY, KNOWN, as_array
 
 Track = Literal["anomaly", "obstacle"]
 
-MINIMUM_AREAS: dict[str, tuple[int, int]] = {"anomaly": (500, 100), "obstacle": (50, 10)}
+MINIMUM_AREAS: dict[Track, tuple[int, int]] = {"anomaly": (500, 100), "obstacle": (50, 10)}
 """Pixels that a predicted and a ground-truth component need at least (the kit's SegEval-AnomalyTrack and
 SegEval-ObstacleTrack; the second is also the one for Lost and Found)."""
 

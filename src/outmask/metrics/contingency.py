@@ -1,4 +1,4 @@
-"""Pixels counted per pair of ids: the one pass over two label maps that every count-based metric starts from."""
+"""Pixels counted per pair of ids: the one pass over two label maps that confusions and overlaps start from."""
 
 from __future__ import annotations
 

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from outmask.errors import OutmaskError
 from outmask.metrics.contingency import contingency
-from outmask.metrics.pixel import as_array
-
-OUTSIDE = -1
-"""Value of ``gt_instances`` where nothing is evaluated."""
+from outmask.metrics.values import OUTSIDE_OBJECT, as_array
 
 _IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
@@ -98,7 +95,7 @@ class InstanceAP:
         self._scores.extend(other._scores)
         self._outcomes.extend(other._outcomes)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, Any]:
         """The metrics.
 
         Returns:
@@ -158,7 +155,7 @@ def _overlaps(
     masks: NDArray[Any], truth: NDArray[Any], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pixels that are not outside: of each prediction on each object, of each prediction, of each object."""
-    from_outside = truth.astype(np.intp) - OUTSIDE
+    from_outside = truth.astype(np.intp) - OUTSIDE_OBJECT
     areas = np.bincount(from_outside.ravel(), minlength=2)
     present = areas > 0
     present[:2] = True  # column 0 is outside, column 1 no object, whether the image has such pixels or not
@@ -195,5 +192,5 @@ def _check(masks: NDArray[Any], scores: NDArray[np.float64], truth: NDArray[Any]
         raise OutmaskError(
             f"the predicted ids of {len(scores)} scores go from 0 to {len(scores)}, got {masks.min()} to {masks.max()}"
         )
-    if truth.size and not OUTSIDE <= truth.min() <= truth.max() < _ID_LIMIT:
+    if truth.size and not OUTSIDE_OBJECT <= truth.min() <= truth.max() < _ID_LIMIT:
         raise OutmaskError(f"gt_instances holds -1, 0 and object ids below 256^3, got {truth.min()} to {truth.max()}")

@@ -10,6 +10,7 @@ also takes predicted void out of the union, and forgives missed segments that ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from outmask.errors import OutmaskError
 from outmask.metrics.contingency import contingency
-from outmask.metrics.pixel import as_array
+from outmask.metrics.values import as_array
 from outmask.types import Segment
 
 VOID = 0
@@ -188,11 +189,13 @@ class PanopticQuality:
         for segment in segments:
             if isinstance(segment, Segment):
                 id_, category, is_crowd, is_unknown = segment.id, segment.class_id, False, segment.is_unknown
-            elif "id" in segment and "category_id" in segment:
+            elif isinstance(segment, Mapping) and all(
+                isinstance(segment.get(key), Integral) for key in ("id", "category_id")
+            ):
                 id_, category = int(segment["id"]), int(segment["category_id"])
                 is_crowd, is_unknown = bool(segment.get("iscrowd", 0)), False
             else:
-                raise OutmaskError(f"a segment of {what} needs id and category_id, got {dict(segment)}")
+                raise OutmaskError(f"a segment of {what} needs whole numbers id and category_id, got {segment!r}")
             if is_unknown and self._known.all():
                 raise OutmaskError(
                     f"segment {id_} of {what} is unknown, but no category is: mark the categories that were not "
@@ -208,41 +211,6 @@ class PanopticQuality:
         if len(set(ids)) != len(ids):
             raise OutmaskError(f"segment ids of {what} must be unique, got {sorted(ids)}")
         return _Segments(np.array(ids, np.int64), np.array(classes, np.intp), np.array(crowd, bool))
-
-
-def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Segment ids of a COCO panoptic PNG: ``R + 256 G + 256^2 B``.
-
-    Args:
-        rgb: ``(H, W, 3)`` uint8.
-
-    Returns:
-        ``(H, W)`` int32.
-
-    Raises:
-        OutmaskError: on another shape or type.
-    """
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise OutmaskError(f"a COCO panoptic image is (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-    channels = rgb.astype(np.int32)
-    ids: NDArray[np.int32] = channels[..., 0] + 256 * channels[..., 1] + 256**2 * channels[..., 2]
-    return ids
-
-
-def ids_to_rgb(ids: NDArray[Any] | Tensor) -> NDArray[np.uint8]:
-    """Inverse of :func:`rgb_to_ids`.
-
-    Args:
-        ids: ``(H, W)`` integer, 0 to 256^3 - 1.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-
-    Raises:
-        OutmaskError: on another shape, type or range.
-    """
-    values = _id_map(ids, "the id map")
-    return np.stack([values % 256, values // 256 % 256, values // 256**2], axis=-1).astype(np.uint8)
 
 
 def _id_map(values: NDArray[Any] | Tensor, what: str) -> NDArray[np.int32]:

@@ -15,18 +15,18 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask.errors import OutmaskError
-
-KNOWN, ANOMALY = 0, 1
-"""Label values that count; every other value is outside of the evaluation."""
+from outmask.metrics.values import ANOMALY, KNOWN, as_array
 
 _DEFAULT_BUDGET = 1 << 21
 _CHUNK = 1 << 20
-"""Pixels sorted at once, by as many threads as there are cores: what bounds the memory of one update."""
+"""Pixels sorted at once, in each of at most ``_THREADS`` threads: what bounds the memory of one update."""
+_THREADS = min(4, os.cpu_count() or 1)
+_RUNS = 64
+"""Exact runs that are held apart: joining each small image at once would take time in the square of the images."""
 _SKETCHES = 16
 """Sketches that fill the budget: they are merged in pairs, so that 16 of them stand for 2^15 chunks of pixels."""
 
@@ -45,7 +45,7 @@ class OperatingPoint:
     """What a threshold does: pixels with ``score > threshold`` are called unknown.
 
     Attributes:
-        threshold: finite float32 value.
+        threshold: finite float32 value; pixels at minus infinity are above none.
         TPR: anomaly pixels found, in percent (recall).
         FPR: known pixels called unknown, in percent; NaN without known pixels.
         precision: anomaly pixels among those called unknown, in percent.
@@ -57,6 +57,10 @@ class OperatingPoint:
     FPR: float
     precision: float
     F1: float
+
+    def rates(self) -> dict[str, float]:
+        """All but the threshold, by name."""
+        return {name: value for name, value in vars(self).items() if name != "threshold"}
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,7 @@ class Curve:
             OutmaskError: on a rate outside of (0, 100].
         """
         _check_rate("TPR", percent)
-        if not self.anomaly:
-            return None
-        return self._point(int(np.argmax(self.true_positives * 100.0 >= percent * self.anomaly)))
+        return self.above(self._below(self._reaches(percent))) if self.anomaly else None
 
     def at_fpr(self, percent: float) -> OperatingPoint | None:
         """The lowest threshold that calls at most ``percent`` of the known pixels unknown.
@@ -144,7 +146,7 @@ class Curve:
         """
         _check_rate("FPR", percent)
         allowed = int(np.count_nonzero(self.false_positives * 100.0 <= percent * self.known))
-        return self._point(allowed - 1) if self.known and allowed else None
+        return self.above(self._below(allowed - 1)) if self.known and allowed else None
 
     def best_f1(self) -> OperatingPoint | None:
         """The (highest) threshold of the largest pixel F1: an oracle, where it is found on the pixels it is used on.
@@ -155,36 +157,12 @@ class Curve:
         if not self.anomaly:
             return None
         # F1 = 2 TP / (2 TP + FP + FN), and TP + FN are all anomaly pixels.
-        return self._point(
-            int(np.argmax(self.true_positives / (self.true_positives + self.false_positives + self.anomaly)))
-        )
+        f1 = self.true_positives / (self.true_positives + self.false_positives + self.anomaly)
+        return self.above(self._below(int(np.argmax(f1))))
 
     def above(self, threshold: float) -> OperatingPoint:
         """What ``score > threshold`` selects; its precision is NaN where that is nothing."""
-        index = int(np.searchsorted(-self.scores, -np.float32(threshold)))
-        return self._point(index - 1, threshold)
-
-    def compute(self) -> dict[str, float]:
-        """AP, AUROC, FPR95, FPR90, best_F1 and anomaly_share; see :meth:`PixelMetrics.compute`."""
-        pixels = self.anomaly + self.known
-        points = {f"FPR{rate}": self.at_tpr(rate) for rate in (95, 90)}
-        best = self.best_f1()
-        nan = float("nan")
-        return {
-            "AP": self.average_precision,
-            "AUROC": self.auroc,
-            **{name: point.FPR if point else nan for name, point in points.items()},
-            "best_F1": best.F1 if best else nan,
-            "anomaly_share": 100 * self.anomaly / pixels if pixels else nan,
-        }
-
-    def _point(self, index: int, threshold: float | None = None) -> OperatingPoint:
-        """The point that calls the scores up to ``index`` unknown (none for -1)."""
-        if threshold is None:
-            # Pixels are unknown where the score *exceeds* the threshold: the next score below selects all before it.
-            last = index + 1 == len(self.scores)
-            below = np.nextafter(self.scores[-1], np.float32(-np.inf)) if last else self.scores[index + 1]
-            threshold = float(np.clip(below, np.finfo(np.float32).min, np.finfo(np.float32).max))
+        index = int(np.searchsorted(-self.scores, -np.float32(threshold))) - 1
         hits, false_alarms = (
             int(counts[index]) if index >= 0 else 0 for counts in (self.true_positives, self.false_positives)
         )
@@ -196,6 +174,29 @@ class Curve:
             precision=100 * hits / ((hits + false_alarms) or nan),
             F1=200 * hits / ((hits + false_alarms + self.anomaly) or nan),
         )
+
+    def compute(self) -> dict[str, float]:
+        """AP, AUROC, FPR95, FPR90, best_F1 and anomaly_share; see :meth:`PixelMetrics.compute`."""
+        pixels = self.anomaly + self.known
+        best = self.best_f1()
+        nan = float("nan")
+        return {
+            "AP": self.average_precision,
+            "AUROC": self.auroc,
+            **{f"FPR{rate}": 100 * float(self.fpr[self._reaches(rate)]) if self.anomaly else nan for rate in (95, 90)},
+            "best_F1": best.F1 if best else nan,
+            "anomaly_share": 100 * self.anomaly / pixels if pixels else nan,
+        }
+
+    def _reaches(self, percent: float) -> int:
+        """The first point that finds at least ``percent`` of the anomaly pixels."""
+        return int(np.argmax(self.true_positives * 100.0 >= percent * self.anomaly))
+
+    def _below(self, index: int) -> float:
+        """The threshold that the scores up to ``index`` exceed, and no others: the next score below."""
+        last = index + 1 == len(self.scores)
+        below = np.nextafter(self.scores[-1], np.float32(-np.inf)) if last else self.scores[index + 1]
+        return float(np.clip(below, np.finfo(np.float32).min, np.finfo(np.float32).max))
 
 
 class PixelMetrics:
@@ -230,8 +231,10 @@ class PixelMetrics:
         scores, labels = _checked(score, label)
         chunks = [slice(start, start + _CHUNK) for start in range(0, scores.size, _CHUNK)]
         for value, population in ((KNOWN, self._known), (ANOMALY, self._anomaly)):
-            for pixels in _parallel(partial(_count, scores, labels, value), chunks):
-                population.add(pixels)
+            for start in range(0, len(chunks), _THREADS):
+                several = chunks[start : start + _THREADS]
+                for pixels in _parallel(partial(_count, scores, labels, value, population.bins), several):
+                    population.add(pixels)
 
     def merge(self, other: PixelMetrics) -> None:
         """Add everything that ``other`` has counted."""
@@ -290,40 +293,52 @@ class _Population:
     def __init__(self, budget: int | None) -> None:
         self._budget = budget
         self._exact: list[_Pixels] = []
+        self._held = 0
+        """Scores in the exact runs, equal ones of different runs counted apart."""
         self._sketches: list[tuple[int, _Pixels]] = []
         """``(level, sketch of 2^level chunks)``, by falling level."""
+
+    @property
+    def bins(self) -> int | None:
+        """The most bins of a sketch; None while everything is counted exactly."""
+        return self._budget // _SKETCHES if self._budget is not None and self._sketches else None
 
     def add(self, pixels: _Pixels) -> None:
         """Take in a chunk of pixels."""
         self._exact.append(pixels)
+        self._held += len(pixels.scores)
         if self._sketches:
             self._sketch_exact()
-        elif self._budget is not None and sum(len(run.scores) for run in self._exact) > self._budget:
-            joined = _join(self._exact)  # images may share their scores
-            if len(joined.scores) <= self._budget // 2:
-                self._exact = [joined]
-            else:
+        elif len(self._exact) > _RUNS or (self._budget is not None and self._held > self._budget):
+            self._exact = [_join(self._exact)]  # images may share their scores
+            self._held = len(self._exact[0].scores)
+            if self._budget is not None and self._held > self._budget:
                 self._sketch_exact()
 
     def merge(self, other: _Population) -> None:
         """Add what ``other`` has counted."""
-        if other._sketches:
+        exact, sketches = list(other._exact), list(other._sketches)  # copies: it may be merged into itself
+        if self._budget is None:
+            exact += [sketch for _, sketch in sketches]
+        elif sketches:
             self._sketch_exact()
-            self._sketches += other._sketches
+            self._sketches += sketches
             self._settle()
-        for pixels in other._exact:
+        for pixels in exact:
             self.add(pixels)
 
     def total(self) -> _Pixels:
         """All of it, joined."""
-        self._exact = [_join(self._exact)] if self._exact else []
+        if self._exact:
+            self._exact = [_join(self._exact)]
+            self._held = len(self._exact[0].scores)
         return _join(self._exact + [sketch for _, sketch in self._sketches])
 
     def _sketch_exact(self) -> None:
         if self._budget is not None:
             bins = self._budget // _SKETCHES
             self._sketches += [(0, _coarsen(run, bins)) for run in self._exact]
-            self._exact = []
+            self._exact, self._held = [], 0
             self._settle()
 
     def _settle(self) -> None:
@@ -342,8 +357,8 @@ class _Population:
                 self._sketches.insert(0, (level, sketch))
 
 
-def _checked(score: NDArray[Any] | Tensor, label: NDArray[Any] | Tensor) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Score and label as flat arrays, the score as float32."""
+def _checked(score: NDArray[Any] | Tensor, label: NDArray[Any] | Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Score and label as flat arrays."""
     scores, labels = as_array(score), as_array(label)
     if scores.dtype.kind != "f" or labels.dtype.kind not in "iub":
         raise OutmaskError(
@@ -351,9 +366,7 @@ def _checked(score: NDArray[Any] | Tensor, label: NDArray[Any] | Tensor) -> tupl
         )
     if scores.shape != labels.shape:
         raise OutmaskError(f"score and label must have the same shape, got {scores.shape} and {labels.shape}")
-    with np.errstate(over="ignore"):  # a float64 beyond float32's range is infinite
-        scores = scores.ravel().astype(np.float32, copy=False)
-    labels = labels.ravel()
+    scores, labels = scores.ravel(), labels.ravel()
     undefined = np.isnan(scores)
     if undefined.any() and (evaluated := int(np.isin(labels[undefined], (KNOWN, ANOMALY)).sum())):
         raise OutmaskError(f"the score has NaN at {evaluated} evaluated pixels")
@@ -364,26 +377,28 @@ def _parallel(function: Callable[[slice], _Pixels], chunks: list[slice]) -> Iter
     """``map``, in threads where that pays: NumPy sorts without holding the interpreter's lock."""
     if len(chunks) < 2:
         return map(function, chunks)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, chunks))
 
 
-def _count(scores: NDArray[np.float32], labels: NDArray[Any], value: int, chunk: slice) -> _Pixels:
-    """A chunk's pixels of one label per distinct score."""
-    chosen = scores[chunk][labels[chunk] == value]
+def _count(scores: NDArray[np.float32], labels: NDArray[Any], value: int, bins: int | None, chunk: slice) -> _Pixels:
+    """A chunk's pixels of one label per distinct score, or in at most about ``bins`` bins."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range is infinite
+        chosen = scores[chunk][labels[chunk] == value].astype(np.float32)
     chosen.sort()  # rising: numpy has no falling sort
-    last = np.flatnonzero(np.append(chosen[1:] != chosen[:-1], True)[: chosen.size])
-    return _Pixels(chosen[last][::-1], np.diff(last, prepend=-1)[::-1])
+    starts = np.flatnonzero(changes(chosen))
+    pixels = _Pixels(chosen[starts][::-1], np.diff(starts, append=chosen.size)[::-1])
+    return pixels if bins is None else _coarsen(pixels, bins)
 
 
 def _falling(scores: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The order in which sorted runs of scores fall, and where in it a new score starts."""
     order = np.argsort(-scores, kind="stable")  # merges sorted runs in linear time
-    return order, np.flatnonzero(_changes(scores[order]))
+    return order, np.flatnonzero(changes(scores[order]))
 
 
-def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """True where a value differs from the one before it, and at the first."""
+def changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """``(n,)``: True where one of n values differs from the one before it, and at the first."""
     return np.append(True, values[1:] != values[:-1])[: len(values)]
 
 
@@ -411,18 +426,11 @@ def _coarsen(population: _Pixels, bins: int) -> _Pixels:
     so_far = np.cumsum(population.pixels)
     steps = np.sort(np.concatenate([[0], share * so_far[-1], np.exp(share * np.log(so_far[-1]))]))
     starts = np.searchsorted(so_far, steps)
-    starts = starts[_changes(starts) & (starts < len(so_far))]  # the logarithm's last step may be rounded up
+    starts = starts[changes(starts) & (starts < len(so_far))]  # the logarithm's last step may be rounded up
     pixels = np.add.reduceat(population.pixels, starts)
     # Under the first or the last score, every coarsening would move all pixels the same way.
     medians = np.searchsorted(so_far, np.cumsum(pixels) - pixels / 2)
     return _Pixels(population.scores[medians], pixels)
-
-
-def as_array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
-    return np.asarray(values)
 
 
 def _check_rate(name: str, percent: float) -> None:

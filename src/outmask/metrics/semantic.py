@@ -8,7 +8,6 @@ that occurs but is never found counts as 0, and so does one that is predicted bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,7 @@ from torch import Tensor
 
 from outmask.errors import OutmaskError
 from outmask.metrics.contingency import contingency
-from outmask.metrics.pixel import as_array
-
-OUTSIDE = 255
-"""The target value that is outside of the evaluation in every file; so are all others that are no class."""
+from outmask.metrics.values import OUTSIDE, as_array
 
 
 class ClosedSetMetrics:
@@ -156,26 +152,6 @@ class OpenIoU:
             "open_IoU": dict(enumerate(open_iou.tolist())),
             "IoU": closed["IoU"],
         }
-
-
-def image_weighted_mean(values: Mapping[str, float], images: Mapping[str, int]) -> float:
-    """StreetHazards' overall value of a metric that each town was given its own threshold for.
-
-    Args:
-        values: the metric of each town.
-        images: the number of images of each town, at least 1.
-
-    Returns:
-        ``sum(images * value) / sum(images)``.
-
-    Raises:
-        OutmaskError: where the two name different towns or none, or a town has no image.
-    """
-    if not values or values.keys() != images.keys():
-        raise OutmaskError(f"values and images must be of the same towns, got {sorted(values)} and {sorted(images)}")
-    if empty := sorted(town for town, count in images.items() if count < 1):
-        raise OutmaskError(f"{', '.join(empty)} has no image; leave out what was not evaluated")
-    return sum(images[town] * value for town, value in values.items()) / sum(images.values())
 
 
 def _confusion(labels: NDArray[Any] | Tensor, target: NDArray[Any] | Tensor, num_classes: int) -> NDArray[np.int64]:

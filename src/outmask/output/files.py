@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
@@ -50,13 +51,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write plain values as JSON, whole or not at all.
+    """Write plain values as JSON, whole or not at all; what JSON has no number for (NaN, infinity) becomes null.
 
     Raises:
         OutmaskError: where the file cannot be written.
     """
     with replacing(path) as file:
-        file.write((json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(_without_nan(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_image(path: Path, pixels: NDArray[Any] | Image.Image) -> None:
@@ -184,8 +185,8 @@ class RunFile:
             "status": "done",
             "width": width,
             "height": height,
-            "score_max": _plain(result.score.max()),
-            "score_mean": _plain(result.score.mean(dtype=np.float64)),
+            "score_max": float(result.score.max()),
+            "score_mean": float(result.score.mean(dtype=np.float64)),
             "outputs": [path.relative_to(self.path.parent).as_posix() for path in outputs],
         }
         if result.threshold is not None:
@@ -226,6 +227,10 @@ def _as_id_picture(ids: NDArray[np.int32]) -> NDArray[np.uint8] | NDArray[np.uin
     return ids.astype(np.uint8) if ids.max() <= np.iinfo(np.uint8).max else ids.astype(np.uint16)
 
 
-def _plain(value: Any) -> float | None:
-    """A JSON number; infinity has none."""
-    return float(value) if np.isfinite(value) else None
+def _without_nan(value: Any) -> Any:
+    """Nested plain values with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -95,6 +95,7 @@ def _normalised(score: NDArray[np.float32], display_range: tuple[float, float]) 
     """The score as a share of its display range, 0 to 1."""
     low, high = display_range
     share: NDArray[np.float32] = np.clip((score - np.float32(low)) / np.float32(high - low), 0, 1)
+    share[np.isnan(share)] = 0  # what is undefined is drawn as known: black
     return share
 
 

@@ -74,7 +74,7 @@ class NegativesRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights and points of the losses; the defaults are Mask2Former's (FACTS: training settings of both papers)."""
+    """Weights and points of the losses; the defaults are Mask2Former's, which both papers keep."""
 
     class_weight: float = 2.0
     mask_weight: float = 5.0

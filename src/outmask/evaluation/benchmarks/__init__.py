@@ -5,7 +5,8 @@ they are asked for. ``docs/benchmarks.md`` states every choice that is made here
 its layout and an entry in ``registry``.
 """
 
-from outmask.evaluation.benchmarks.coco import UNKNOWN_CLASSES, relabel_for_training
+from outmask.data.coco import relabel_for_training
+from outmask.data.coco_classes import UNKNOWN_CLASSES
 from outmask.evaluation.benchmarks.records import ANOMALY, KNOWN, OUTSIDE, Benchmark, Record
 from outmask.evaluation.benchmarks.registry import available, describe, open_benchmark, splits
 

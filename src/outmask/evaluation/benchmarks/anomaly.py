@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from outmask.data.datasets import read_ids
-from outmask.evaluation.benchmarks.labels import BINARY, lookup, read_class_instances, read_label, read_plain_instances
+from outmask.evaluation.benchmarks.labels import (
+    BINARY,
+    InstanceCoding,
+    lookup,
+    read_class_instances,
+    read_label,
+    read_plain_instances,
+)
 from outmask.evaluation.benchmarks.layouts import WrongLayout, demand, images_in, lost_and_found_frames
 from outmask.evaluation.benchmarks.records import ANOMALY, KNOWN, OUTSIDE, Record
 
@@ -16,10 +23,12 @@ _BINARY = lookup(BINARY)
 
 _ROAD_ANOMALY = lookup({0: KNOWN, 2: ANOMALY})
 
-_OBJECTS = range(2, 201)
+_OBJECTS = tuple(range(2, 201))
 """Object classes in Lost and Found's files (road-anomaly-benchmark, ``tracks.py``); 0 is outside, 1 the road."""
 
 _LOST_AND_FOUND = lookup({**dict.fromkeys(range(256), OUTSIDE), 1: KNOWN, **dict.fromkeys(_OBJECTS, ANOMALY)})
+
+_LOST_AND_FOUND_INSTANCES = InstanceCoding(objects=_OBJECTS, known=(1,), outside=(0,))
 
 # The obstacle track tests by day and without falling snow; its validation leaves out ten frames (``tracks.py``).
 _NOT_OBSTACLE_TEST = ("snowstorm1", "snowstorm2", "driveway", "validation")
@@ -122,7 +131,7 @@ def lost_and_found(root: Path, split: str) -> list[Record]:
                     stem.name,
                     image,
                     label=partial(read_label, label, _LOST_AND_FOUND),
-                    instances=partial(read_class_instances, instances, objects=_OBJECTS, known=(1,), outside=(0,))
+                    instances=partial(read_class_instances, instances, _LOST_AND_FOUND_INSTANCES)
                     if instances.is_file()
                     else None,
                 )

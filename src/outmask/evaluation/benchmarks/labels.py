@@ -5,14 +5,15 @@ Functions of paths and tables, not closures, so that records travel to other pro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from outmask.data.datasets import NO_SUCH_ID, read_ids
+from outmask.data.datasets import NO_SUCH_ID, apply_table, read_ids, spans
+from outmask.data.images import read_values
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks.records import ANOMALY, KNOWN, OUTSIDE
 
@@ -21,6 +22,21 @@ BINARY: Mapping[int, int] = {0: KNOWN, 1: ANOMALY, 255: OUTSIDE}
 
 _FIRST_INSTANCE = 1000
 """Cityscapes' instance files: below it a class id, from it on ``1000 * class + number``."""
+
+
+@dataclass(frozen=True)
+class InstanceCoding:
+    """What the class ids of an instance file mean that codes ``1000 * class + number``, or a class id alone.
+
+    Attributes:
+        objects: classes whose numbered instances are unknown objects.
+        known: classes that are none, numbered or not.
+        outside: classes outside of the evaluation; one of ``objects`` here means its pixels without a number.
+    """
+
+    objects: tuple[int, ...]
+    known: tuple[int, ...]
+    outside: tuple[int, ...]
 
 
 def lookup(values: Mapping[int, int]) -> NDArray[np.uint8]:
@@ -42,13 +58,7 @@ def read_label(path: Path, table: NDArray[np.uint8], hint: str = "") -> NDArray[
     Raises:
         OutmaskError: where the file can't be read, has another format, or holds other values.
     """
-    ids = read_ids(path)
-    label: NDArray[np.uint8] = table[ids]
-    if (label == NO_SUCH_ID).any():
-        strangers = np.unique(ids[label == NO_SUCH_ID]).tolist()
-        allowed = np.flatnonzero(table != NO_SUCH_ID).tolist()
-        raise OutmaskError(f"the label {path} holds {_listed(strangers)}; expected only {_listed(allowed, 40)}{hint}")
-    return label
+    return apply_table(table, read_ids(path), path, hint)
 
 
 def read_unknown(path: Path, table: NDArray[np.uint8], unknown_id: int) -> NDArray[np.uint8]:
@@ -63,16 +73,12 @@ def read_plain_instances(path: Path) -> NDArray[np.int32]:
     return number_objects(ids, ids > 0, np.zeros(ids.shape, np.bool_))
 
 
-def read_class_instances(
-    path: Path, objects: Collection[int], known: Collection[int], outside: Collection[int]
-) -> NDArray[np.int32]:
-    """``(H, W)`` int32 objects of a file in Cityscapes' coding: ``1000 * class + number``, or a class id alone.
+def read_class_instances(path: Path, coding: InstanceCoding) -> NDArray[np.int32]:
+    """``(H, W)`` int32 objects of a file in Cityscapes' coding.
 
     Args:
         path: an 8- or 16-bit PNG with one channel.
-        objects: classes whose numbered instances are unknown objects.
-        known: classes that are none, numbered or not.
-        outside: classes outside of the evaluation; one of ``objects`` here means its pixels without a number.
+        coding: what its classes mean.
 
     Raises:
         OutmaskError: where the file can't be read, or holds other classes, or an object without a number.
@@ -80,13 +86,13 @@ def read_class_instances(
     ids = read_instance_ids(path)
     present = np.unique(ids)
     classes = np.where(present < _FIRST_INSTANCE, present, present // _FIRST_INSTANCE)
-    is_object = np.isin(classes, list(objects)) & (present >= _FIRST_INSTANCE)
-    is_outside = np.isin(classes, list(outside)) & ~is_object
-    strange = ~(is_object | is_outside | np.isin(classes, list(known)))
+    is_object = np.isin(classes, coding.objects) & (present >= _FIRST_INSTANCE)
+    is_outside = np.isin(classes, coding.outside) & ~is_object
+    strange = ~(is_object | is_outside | np.isin(classes, coding.known))
     if strange.any():
         raise OutmaskError(
-            f"the instances {path} hold {_listed(present[strange].tolist())}; expected 1000 * class + number "
-            f"for objects and the class ids {_listed(sorted({*known, *outside}), 40)}"
+            f"the instances {path} hold {spans(present[strange])}; expected 1000 * class + number for objects "
+            f"and the class ids {spans(sorted({*coding.known, *coding.outside}))}"
         )
     return number_objects(ids, np.isin(ids, present[is_object]), np.isin(ids, present[is_outside]))
 
@@ -105,16 +111,7 @@ def read_instance_ids(path: Path) -> NDArray[np.int64]:
     Raises:
         OutmaskError: where the file can't be read or has another format.
     """
-    try:
-        with Image.open(path) as picture:
-            ids = np.array(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OutmaskError(f"{path}: can't read instances ({' '.join(str(error).split())})") from None
+    ids = read_values(path, "instances")
     if ids.ndim != 2 or ids.dtype.kind not in "iub":
         raise OutmaskError(f"{path}: instances must be integers in one channel, got {ids.shape} {ids.dtype}")
     return ids.astype(np.int64)
-
-
-def _listed(values: Iterable[int], most: int = 8) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from outmask.data.datasets import spans
 from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
-from outmask.evaluation.benchmarks.labels import read_class_instances
+from outmask.evaluation.benchmarks.labels import InstanceCoding, read_class_instances
 from outmask.evaluation.benchmarks.layouts import WrongLayout, images_in, lost_and_found_frames
 from outmask.evaluation.benchmarks.records import ANOMALY, KNOWN, OUTSIDE, Record
-
-
-@dataclass(frozen=True)
-class _Coding:
-    """Class ids of unknown objects, of known pixels and of pixels outside, as ``read_class_instances`` takes them."""
-
-    objects: tuple[int, ...]
-    known: tuple[int, ...]
-    outside: tuple[int, ...]
-
 
 _CAR = 26
 """Cityscapes' id of cars, which OoDIS' labels and its evaluation take for the unknown."""
 
 # As Cityscapes' evaluation reads instance files: it ignores its void ids and cars without a number ("cargroup").
-_OFFICIAL = _Coding(
+_OFFICIAL = InstanceCoding(
     objects=(_CAR,),
     known=tuple(id_ for id_ in CITYSCAPES.evaluation_ids if id_ != _CAR),
     outside=(*sorted(set(range(34)) - set(CITYSCAPES.evaluation_ids)), _CAR),
 )
 
 # Whatever class a 16-bit file can number.
-_PLAIN = _Coding(objects=tuple(range(1, 66)), known=(KNOWN,), outside=(OUTSIDE,))
+_PLAIN = InstanceCoding(objects=tuple(range(1, 66)), known=(KNOWN,), outside=(OUTSIDE,))
 
 
 def oodis(root: Path, split: str) -> list[Record]:
@@ -55,21 +45,21 @@ def plain_record(name: str, image: Path, file: Path) -> Record:
     return _record(name, image, file, _PLAIN)
 
 
-def _record(name: str, image: Path, file: Path, coding: _Coding) -> Record:
+def _record(name: str, image: Path, file: Path, coding: InstanceCoding) -> Record:
     return Record(name, image, label=partial(_read_label, file, coding), instances=partial(_read, file, coding))
 
 
-def _read(path: Path, coding: _Coding) -> NDArray[np.int32]:
-    instances = read_class_instances(path, coding.objects, coding.known, coding.outside)
+def _read(path: Path, coding: InstanceCoding) -> NDArray[np.int32]:
+    instances = read_class_instances(path, coding)
     if not (instances == 0).any():
         raise OutmaskError(
             f"the instances {path} leave no known pixel, and no false alarm could be counted; expected the background "
-            f"as one of the class ids {', '.join(map(str, coding.known))}"
+            f"as one of the class ids {spans(coding.known)}"
         )
     return instances
 
 
-def _read_label(path: Path, coding: _Coding) -> NDArray[np.uint8]:
+def _read_label(path: Path, coding: InstanceCoding) -> NDArray[np.uint8]:
     """``(H, W)`` uint8: 0 known, 1 unknown object, 255 outside."""
     instances = _read(path, coding)
     return np.select([instances < 0, instances > 0], [np.uint8(OUTSIDE), np.uint8(ANOMALY)], np.uint8(KNOWN))

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outmask.errors import OutmaskError
+from outmask.metrics.components import Track
+from outmask.metrics.values import ANOMALY, KNOWN, OUTSIDE
 from outmask.types import Taxonomy
 
-KNOWN, ANOMALY, OUTSIDE = 0, 1, 255
-"""Values of every ``Record.label``."""
-
-Track = Literal["anomaly", "obstacle"]
+__all__ = ["ANOMALY", "KNOWN", "OUTSIDE", "Benchmark", "Record", "Track"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Benchmark:
             metrics are not part of the benchmark.
         taxonomy: what the ids of ``Record.semantic`` mean.
         categories: COCO category dicts of ``Record.panoptic``; unknown ones hold ``"unknown": True``.
+        smallest_object: pixels that an unknown object needs to count in the metrics of objects.
 
     Raises:
         OutmaskError: on names that repeat or are no safe relative paths.
@@ -69,6 +69,7 @@ class Benchmark:
     track: Track | None = None
     taxonomy: Taxonomy | None = None
     categories: tuple[dict[str, Any], ...] = ()
+    smallest_object: int = 0
 
     def __post_init__(self) -> None:
         for name, count in Counter(record.name for record in self.records).items():

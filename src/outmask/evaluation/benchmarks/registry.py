@@ -47,7 +47,7 @@ class _Entry:
         plain: its plain form: ``images/*`` and a folder of files with their stems.
         plain_folder: that folder; where there is one, the plain form is read.
         official: its published layout; None where there is none.
-        track, taxonomy: as of ``Benchmark``.
+        track, smallest_object, taxonomy: as of ``Benchmark``.
     """
 
     summary: str
@@ -56,6 +56,7 @@ class _Entry:
     plain_folder: str = "labels_masks"
     official: _Form | None = None
     track: Track | None = None
+    smallest_object: int = 0
     taxonomy: Taxonomy | None = None
 
     def form(self, root: Path) -> _Form:
@@ -242,6 +243,7 @@ _BENCHMARKS: Mapping[str, _Entry] = {
             "fs_lost_found/leftImg8bit/SPLIT/NN_Scene/FID_leftImg8bit.png",
             _records(objects.oodis),
         ),
+        smallest_object=10,
     ),
     "folder": _Entry(
         "Any images/* with labels_masks/SAME_STEM.png: 0 known, 1 (or --anomaly-id) anomaly, 255 outside",
@@ -307,7 +309,7 @@ def open_benchmark(name: str, root: str | Path, split: str | None = None, anomal
             "%s, split %s: %d images in %s, but the published set has %d: its figures can't be compared",
             *(name, split, len(records), root, whole),
         )
-    return Benchmark(name, split, tuple(records), entry.track, entry.taxonomy, categories)
+    return Benchmark(name, split, tuple(records), entry.track, entry.taxonomy, categories, entry.smallest_object)
 
 
 def _entry(name: str) -> _Entry:

@@ -9,19 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outmask.data.datasets import lookup_table, open_dataset
+from outmask.data.layouts import LAYOUTS
 from outmask.data.taxonomies import STREETHAZARDS
 from outmask.evaluation.benchmarks.labels import lookup, read_label, read_unknown
 from outmask.evaluation.benchmarks.layouts import WrongLayout, demand, images_in
 from outmask.evaluation.benchmarks.records import OUTSIDE, Record
 from outmask.types import Taxonomy
 
-_OTHER, _ANOMALY = 4, 14
-"""Ids in StreetHazards' files that are no known class: *other* is outside (as in DenseHybrid)."""
+_ANOMALY = 14
+"""Id of the unknown objects in StreetHazards' test files; *other* is outside (as in DenseHybrid)."""
 
 
 def _streethazards_table() -> NDArray[np.uint8]:
     same = {name: name for name in STREETHAZARDS.names}
-    table = lookup_table(STREETHAZARDS, STREETHAZARDS, same, unlabelled_ids=(_OTHER,), unlabelled="void")
+    other = LAYOUTS["streethazards"].unlabelled_ids
+    table = lookup_table(STREETHAZARDS, STREETHAZARDS, same, unlabelled_ids=other, unlabelled="void")
     table[_ANOMALY] = STREETHAZARDS.unknown_id
     return table
 

@@ -1,0 +1,233 @@
+"""The classes of Mapillary Vistas (Neuhold et al., ICCV 2017), and what they are in Cityscapes.
+
+Names, colours and things are those of the dataset's own ``config.json`` (``readable``, ``color``, ``instances``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from outmask.types import Color, Taxonomy
+
+_Row = tuple[str, Color, bool, str]
+"""Name, colour, whether it is a thing, and its Cityscapes class, ``"void"`` or ``"ignore"``."""
+
+# The fourth column is the mapping that M2F-EAM trains "Cityscapes + Vistas" with (its released dataset mapper, the same
+# as Vistas-NP's); what it does not name is void.
+_ROWS: list[_Row] = [
+    ("Bird", (165, 42, 42), True, "void"),
+    ("Ground Animal", (0, 192, 0), True, "void"),
+    ("Curb", (196, 196, 196), False, "sidewalk"),
+    ("Fence", (190, 153, 153), False, "fence"),
+    ("Guard Rail", (180, 165, 180), False, "fence"),
+    ("Barrier", (90, 120, 150), False, "void"),
+    ("Wall", (102, 102, 156), False, "wall"),
+    ("Bike Lane", (128, 64, 255), False, "road"),
+    ("Crosswalk - Plain", (140, 140, 200), True, "road"),
+    ("Curb Cut", (170, 170, 170), False, "sidewalk"),
+    ("Parking", (250, 170, 160), False, "road"),
+    ("Pedestrian Area", (96, 96, 96), False, "sidewalk"),
+    ("Rail Track", (230, 150, 140), False, "road"),
+    ("Road", (128, 64, 128), False, "road"),
+    ("Service Lane", (110, 110, 110), False, "road"),
+    ("Sidewalk", (244, 35, 232), False, "sidewalk"),
+    ("Bridge", (150, 100, 100), False, "building"),
+    ("Building", (70, 70, 70), False, "building"),
+    ("Tunnel", (150, 120, 90), False, "building"),
+    ("Person", (220, 20, 60), True, "person"),
+    ("Bicyclist", (255, 0, 0), True, "rider"),
+    ("Motorcyclist", (255, 0, 100), True, "rider"),
+    ("Other Rider", (255, 0, 200), True, "rider"),
+    ("Lane Marking - Crosswalk", (200, 128, 128), True, "road"),
+    ("Lane Marking - General", (255, 255, 255), False, "road"),
+    ("Mountain", (64, 170, 64), False, "void"),
+    ("Sand", (230, 160, 50), False, "terrain"),
+    ("Sky", (70, 130, 180), False, "sky"),
+    ("Snow", (190, 255, 255), False, "terrain"),
+    ("Terrain", (152, 251, 152), False, "terrain"),
+    ("Vegetation", (107, 142, 35), False, "vegetation"),
+    ("Water", (0, 170, 30), False, "void"),
+    ("Banner", (255, 255, 128), True, "void"),
+    ("Bench", (250, 0, 30), True, "void"),
+    ("Bike Rack", (100, 140, 180), True, "void"),
+    ("Billboard", (220, 220, 220), True, "void"),
+    ("Catch Basin", (220, 128, 128), True, "void"),
+    ("CCTV Camera", (222, 40, 40), True, "void"),
+    ("Fire Hydrant", (100, 170, 30), True, "void"),
+    ("Junction Box", (40, 40, 40), True, "void"),
+    ("Mailbox", (33, 33, 33), True, "void"),
+    ("Manhole", (100, 128, 160), True, "void"),
+    ("Phone Booth", (142, 0, 0), True, "void"),
+    ("Pothole", (70, 100, 150), False, "void"),
+    ("Street Light", (210, 170, 100), True, "void"),
+    ("Pole", (153, 153, 153), True, "pole"),
+    ("Traffic Sign Frame", (128, 128, 128), True, "traffic sign"),
+    ("Utility Pole", (0, 0, 80), True, "pole"),
+    ("Traffic Light", (250, 170, 30), True, "traffic light"),
+    ("Traffic Sign (Back)", (192, 192, 192), True, "void"),
+    ("Traffic Sign (Front)", (220, 220, 0), True, "traffic sign"),
+    ("Trash Can", (140, 140, 20), True, "void"),
+    ("Bicycle", (119, 11, 32), True, "bicycle"),
+    ("Boat", (150, 0, 255), True, "void"),
+    ("Bus", (0, 60, 100), True, "bus"),
+    ("Car", (0, 0, 142), True, "car"),
+    ("Caravan", (0, 0, 90), True, "void"),
+    ("Motorcycle", (0, 0, 230), True, "motorcycle"),
+    ("On Rails", (0, 80, 100), False, "train"),
+    ("Other Vehicle", (128, 64, 64), True, "void"),
+    ("Trailer", (0, 0, 110), True, "void"),
+    ("Truck", (0, 0, 70), True, "truck"),
+    ("Wheeled Slow", (0, 0, 192), True, "void"),
+    ("Car Mount", (32, 32, 32), False, "void"),
+    ("Ego Vehicle", (120, 10, 10), False, "void"),
+]
+
+# Nobody has published a mapping of version 2.0. Where it splits a class of 1.2, the parts go where that goes; its new
+# classes go by the definitions in Cityscapes' own list: garages are buildings, traffic islands sidewalk, and driveways
+# are of one class with parking lots. What may be known or unknown is ignored: the "ambiguous" ones, groups of vehicles
+# of any class, medians and road sides.
+_ROWS_V2: list[_Row] = [
+    ("Bird", (165, 42, 42), True, "void"),
+    ("Ground Animal", (0, 192, 0), True, "void"),
+    ("Ambiguous Barrier", (250, 170, 31), False, "ignore"),
+    ("Concrete Block", (250, 170, 32), False, "void"),
+    ("Curb", (196, 196, 196), False, "sidewalk"),
+    ("Fence", (190, 153, 153), False, "fence"),
+    ("Guard Rail", (180, 165, 180), False, "fence"),
+    ("Barrier", (90, 120, 150), False, "void"),
+    ("Road Median", (250, 170, 33), False, "ignore"),
+    ("Road Side", (250, 170, 34), False, "ignore"),
+    ("Lane Separator", (128, 128, 128), False, "void"),
+    ("Temporary Barrier", (250, 170, 35), True, "void"),
+    ("Wall", (102, 102, 156), False, "wall"),
+    ("Bike Lane", (128, 64, 255), False, "road"),
+    ("Crosswalk - Plain", (140, 140, 200), True, "road"),
+    ("Curb Cut", (170, 170, 170), False, "sidewalk"),
+    ("Driveway", (250, 170, 36), True, "road"),
+    ("Parking", (250, 170, 160), False, "road"),
+    ("Parking Aisle", (250, 170, 37), False, "road"),
+    ("Pedestrian Area", (96, 96, 96), False, "sidewalk"),
+    ("Rail Track", (230, 150, 140), False, "road"),
+    ("Road", (128, 64, 128), False, "road"),
+    ("Road Shoulder", (110, 110, 110), False, "road"),
+    ("Service Lane", (110, 110, 110), False, "road"),
+    ("Sidewalk", (244, 35, 232), False, "sidewalk"),
+    ("Traffic Island", (128, 196, 128), False, "sidewalk"),
+    ("Bridge", (150, 100, 100), False, "building"),
+    ("Building", (70, 70, 70), False, "building"),
+    ("Garage", (150, 150, 150), False, "building"),
+    ("Tunnel", (150, 120, 90), False, "building"),
+    ("Person", (220, 20, 60), True, "person"),
+    ("Person Group", (220, 20, 60), False, "person"),
+    ("Bicyclist", (255, 0, 0), True, "rider"),
+    ("Motorcyclist", (255, 0, 100), True, "rider"),
+    ("Other Rider", (255, 0, 200), True, "rider"),
+    ("Lane Marking - Dashed Line", (255, 255, 255), False, "road"),
+    ("Lane Marking - Straight Line", (255, 255, 255), False, "road"),
+    ("Lane Marking - Zigzag Line", (250, 170, 29), False, "road"),
+    ("Lane Marking - Ambiguous", (250, 170, 28), False, "road"),
+    ("Lane Marking - Arrow (Left)", (250, 170, 26), True, "road"),
+    ("Lane Marking - Arrow (Other)", (250, 170, 25), True, "road"),
+    ("Lane Marking - Arrow (Right)", (250, 170, 24), True, "road"),
+    ("Lane Marking - Arrow (Split Left or Straight)", (250, 170, 22), True, "road"),
+    ("Lane Marking - Arrow (Split Right or Straight)", (250, 170, 21), True, "road"),
+    ("Lane Marking - Arrow (Straight)", (250, 170, 20), True, "road"),
+    ("Lane Marking - Crosswalk", (255, 255, 255), True, "road"),
+    ("Lane Marking - Give Way (Row)", (250, 170, 19), True, "road"),
+    ("Lane Marking - Give Way (Single)", (250, 170, 18), True, "road"),
+    ("Lane Marking - Hatched (Chevron)", (250, 170, 12), False, "road"),
+    ("Lane Marking - Hatched (Diagonal)", (250, 170, 11), False, "road"),
+    ("Lane Marking - Other", (255, 255, 255), True, "road"),
+    ("Lane Marking - Stop Line", (255, 255, 255), True, "road"),
+    ("Lane Marking - Symbol (Bicycle)", (250, 170, 16), True, "road"),
+    ("Lane Marking - Symbol (Other)", (250, 170, 15), True, "road"),
+    ("Lane Marking - Text", (250, 170, 15), True, "road"),
+    ("Lane Marking (only) - Dashed Line", (255, 255, 255), False, "road"),
+    ("Lane Marking (only) - Crosswalk", (255, 255, 255), False, "road"),
+    ("Lane Marking (only) - Other", (255, 255, 255), False, "road"),
+    ("Lane Marking (only) - Test", (255, 255, 255), False, "road"),
+    ("Mountain", (64, 170, 64), False, "void"),
+    ("Sand", (230, 160, 50), False, "terrain"),
+    ("Sky", (70, 130, 180), False, "sky"),
+    ("Snow", (190, 255, 255), False, "terrain"),
+    ("Terrain", (152, 251, 152), False, "terrain"),
+    ("Vegetation", (107, 142, 35), False, "vegetation"),
+    ("Water", (0, 170, 30), False, "void"),
+    ("Banner", (255, 255, 128), True, "void"),
+    ("Bench", (250, 0, 30), True, "void"),
+    ("Bike Rack", (100, 140, 180), True, "void"),
+    ("Catch Basin", (220, 128, 128), True, "void"),
+    ("CCTV Camera", (222, 40, 40), True, "void"),
+    ("Fire Hydrant", (100, 170, 30), True, "void"),
+    ("Junction Box", (40, 40, 40), True, "void"),
+    ("Mailbox", (33, 33, 33), True, "void"),
+    ("Manhole", (100, 128, 160), True, "void"),
+    ("Parking Meter", (20, 20, 255), True, "void"),
+    ("Phone Booth", (142, 0, 0), True, "void"),
+    ("Pothole", (70, 100, 150), False, "void"),
+    ("Signage - Advertisement", (250, 171, 30), True, "void"),
+    ("Signage - Ambiguous", (250, 172, 30), True, "void"),
+    ("Signage - Back", (250, 173, 30), True, "void"),
+    ("Signage - Information", (250, 174, 30), True, "void"),
+    ("Signage - Other", (250, 175, 30), True, "void"),
+    ("Signage - Store", (250, 176, 30), True, "void"),
+    ("Street Light", (210, 170, 100), True, "void"),
+    ("Pole", (153, 153, 153), True, "pole"),
+    ("Pole Group", (153, 153, 153), False, "pole"),
+    ("Traffic Sign Frame", (128, 128, 128), True, "traffic sign"),
+    ("Utility Pole", (0, 0, 80), True, "pole"),
+    ("Traffic Cone", (210, 60, 60), True, "void"),
+    ("Traffic Light - General (Single)", (250, 170, 30), True, "traffic light"),
+    ("Traffic Light - Pedestrians", (250, 170, 30), True, "traffic light"),
+    ("Traffic Light - General (Upright)", (250, 170, 30), True, "traffic light"),
+    ("Traffic Light - General (Horizontal)", (250, 170, 30), True, "traffic light"),
+    ("Traffic Light - Cyclists", (250, 170, 30), True, "traffic light"),
+    ("Traffic Light - Other", (250, 170, 30), True, "traffic light"),
+    ("Traffic Sign - Ambiguous", (192, 192, 192), True, "ignore"),
+    ("Traffic Sign (Back)", (192, 192, 192), True, "void"),
+    ("Traffic Sign - Direction (Back)", (192, 192, 192), True, "void"),
+    ("Traffic Sign - Direction (Front)", (220, 220, 0), True, "traffic sign"),
+    ("Traffic Sign (Front)", (220, 220, 0), True, "traffic sign"),
+    ("Traffic Sign - Parking", (0, 0, 196), True, "traffic sign"),
+    ("Traffic Sign - Temporary (Back)", (192, 192, 192), True, "void"),
+    ("Traffic Sign - Temporary (Front)", (220, 220, 0), True, "traffic sign"),
+    ("Trash Can", (140, 140, 20), True, "void"),
+    ("Bicycle", (119, 11, 32), True, "bicycle"),
+    ("Boat", (150, 0, 255), True, "void"),
+    ("Bus", (0, 60, 100), True, "bus"),
+    ("Car", (0, 0, 142), True, "car"),
+    ("Caravan", (0, 0, 90), True, "void"),
+    ("Motorcycle", (0, 0, 230), True, "motorcycle"),
+    ("On Rails", (0, 80, 100), True, "train"),
+    ("Other Vehicle", (128, 64, 64), True, "void"),
+    ("Trailer", (0, 0, 110), True, "void"),
+    ("Truck", (0, 0, 70), True, "truck"),
+    ("Vehicle Group", (0, 0, 142), False, "ignore"),
+    ("Wheeled Slow", (0, 0, 192), True, "void"),
+    ("Water Valve", (170, 170, 170), True, "void"),
+    ("Car Mount", (32, 32, 32), False, "void"),
+    ("Dynamic", (111, 74, 0), False, "void"),
+    ("Ego Vehicle", (120, 10, 10), False, "void"),
+    ("Ground", (81, 0, 81), False, "void"),
+    ("Static", (111, 111, 0), False, "void"),
+]
+
+
+def _taxonomy(rows: list[_Row]) -> Taxonomy:
+    names, colors, things, _ = zip(*rows, strict=True)
+    # Ground is every stuff class that Cityscapes counts as road or sidewalk.
+    ground = tuple(name for name, _, thing, where in rows if not thing and where in ("road", "sidewalk"))
+    return Taxonomy(names=names, colors=colors, things=things, ground=ground)
+
+
+MAPILLARY_VISTAS = _taxonomy(_ROWS)
+"""The 65 classes of versions 1.0 to 1.2; id 65 is *unlabeled*."""
+
+MAPILLARY_VISTAS_V2 = _taxonomy(_ROWS_V2)
+"""The 123 classes of version 2.0; id 123 is *unlabeled*."""
+
+VISTAS_TO_CITYSCAPES: Mapping[str, str] = {name: where for name, _, _, where in _ROWS}
+"""M2F-EAM's mapping to the 19 classes."""
+
+VISTAS_V2_TO_CITYSCAPES: Mapping[str, str] = {name: where for name, _, _, where in _ROWS_V2}
+"""The same, for version 2.0."""
