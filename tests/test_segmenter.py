@@ -106,3 +106,16 @@ def test_public_names_are_there() -> None:
         assert getattr(outmask, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = outmask.no_such_name
+
+
+def test_a_mirrored_image_has_the_mirrored_average(segmenter: Segmenter) -> None:
+    array = image(32, 64)  # no resizing, no padding
+    straight = segmenter.predict(array, flip=True).score
+    mirrored = segmenter.predict(np.ascontiguousarray(array[:, ::-1]), flip=True).score
+    np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-5)
+    assert np.abs(straight - segmenter.predict(array).score).max() > 1e-3
+
+
+def test_refinement_needs_a_taxonomy_with_things(segmenter: Segmenter) -> None:
+    with pytest.raises(OutmaskError, match="needs to know things from stuff"):
+        segmenter.predict(image(), refine=True)

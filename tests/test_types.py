@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from outmask.errors import OutmaskError
-from outmask.types import MaskPrediction, OpenSetResult, Segment, Taxonomy
+from outmask.types import MaskPrediction, OpenSetResult, PixelPrediction, Segment, Taxonomy
 
 TAXONOMY = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)), things=(False, True), ground=("road",))
 
@@ -63,6 +63,27 @@ def test_a_bad_prediction_is_refused(classes: tuple[int, ...], masks: tuple[int,
 
 def test_no_object_is_no_known_class() -> None:
     assert MaskPrediction(torch.zeros(1, 3, 8), torch.zeros(1, 3, 2, 2)).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("logits", "outlier_logits", "message"),
+    [
+        ((2, 3, 4), None, r"expects logits \(B, K, h, w\), got \(2, 3, 4\)"),
+        ((2, 0, 4, 4), None, "at least one known class"),
+        ((2, 3, 4, 5), (2, 5, 4), r"\(2, 4, 5\) like the logits, got \(2, 5, 4\)"),
+        ((2, 3, 4, 5), (1, 4, 5), "like the logits"),
+        ((2, 3, 4, 5), (2, 1, 4, 5), "like the logits"),
+    ],
+)
+def test_a_bad_pixel_prediction_is_refused(
+    logits: tuple[int, ...], outlier_logits: tuple[int, ...] | None, message: str
+) -> None:
+    with pytest.raises(OutmaskError, match=message):
+        PixelPrediction(torch.zeros(logits), None if outlier_logits is None else torch.zeros(outlier_logits))
+
+
+def test_void_is_no_known_class() -> None:
+    assert PixelPrediction(torch.zeros(1, 7, 2, 2), torch.zeros(1, 2, 2)).num_classes == 7
 
 
 @pytest.mark.parametrize("change", [{"id": 0}, {"area": 0}, {"bbox": (0, 0, 0, 3)}])

@@ -17,6 +17,7 @@ _HOMES = {
     "MaskPrediction": "outmask.types",
     "OpenSetResult": "outmask.types",
     "OutmaskError": "outmask.errors",
+    "PixelPrediction": "outmask.types",
     "Segment": "outmask.types",
     "Segmenter": "outmask.segmenter",
     "Taxonomy": "outmask.types",
@@ -28,6 +29,7 @@ __all__ = [
     "MaskPrediction",
     "OpenSetResult",
     "OutmaskError",
+    "PixelPrediction",
     "Segment",
     "Segmenter",
     "Taxonomy",
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from outmask.errors import OutmaskError
     from outmask.scores import score
     from outmask.segmenter import Segmenter, load
-    from outmask.types import MaskPrediction, OpenSetResult, Segment, Taxonomy
+    from outmask.types import MaskPrediction, OpenSetResult, PixelPrediction, Segment, Taxonomy
 
 
 def __getattr__(name: str) -> Any:

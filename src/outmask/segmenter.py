@@ -15,6 +15,7 @@ from outmask import scores
 from outmask.checkpoints import load_bundle
 from outmask.data.images import ImageSource, read_image
 from outmask.errors import OutmaskError
+from outmask.openset.inference import score_maps
 from outmask.openset.semantic import open_labels
 from outmask.preprocessing import Preprocessing
 from outmask.types import MaskPrediction, OpenSetResult, Task, Taxonomy
@@ -55,12 +56,24 @@ class Segmenter:
 
     @overload
     def predict(
-        self, image: ImageSource, task: Task = ..., score: str = ..., threshold: float | None = ...
+        self,
+        image: ImageSource,
+        task: Task = ...,
+        score: str = ...,
+        threshold: float | None = ...,
+        refine: bool = ...,
+        flip: bool = ...,
     ) -> OpenSetResult: ...
 
     @overload
     def predict(
-        self, image: list[ImageSource], task: Task = ..., score: str = ..., threshold: float | None = ...
+        self,
+        image: list[ImageSource],
+        task: Task = ...,
+        score: str = ...,
+        threshold: float | None = ...,
+        refine: bool = ...,
+        flip: bool = ...,
     ) -> list[OpenSetResult]: ...
 
     def predict(
@@ -69,6 +82,8 @@ class Segmenter:
         task: Task = "anomaly",
         score: str = "eam",
         threshold: float | None = None,
+        refine: bool = False,
+        flip: bool = False,
     ) -> OpenSetResult | list[OpenSetResult]:
         """Known classes and anomaly scores of one image, or of a list of them.
 
@@ -77,15 +92,18 @@ class Segmenter:
             task: ``"anomaly"`` for scores; ``"semantic"`` also needs open labels, hence a threshold.
             score: one of ``outmask.scores.available()``.
             threshold: scores above it are unknown; by default the model's operating point for this score, if any.
+            refine: lower the scores in confident masks of stuff other than ground (Mask2Anomaly eq. 13).
+            flip: average the scores with those of the mirrored image; takes twice the time.
 
         Returns:
             one result at the image's own resolution; a list for a list.
 
         Raises:
-            OutmaskError: on an unreadable image, an unknown task or score, a semantic task without a threshold.
+            OutmaskError: on an unreadable image, an unknown task or score, a semantic task without a threshold, or
+                refinement where the taxonomy does not tell things from stuff.
         """
         if isinstance(image, list):
-            return [self.predict(one, task, score, threshold) for one in image]
+            return [self.predict(one, task, score, threshold, refine, flip) for one in image]
         if task not in get_args(Task):
             raise OutmaskError(f"unknown task {task!r}: choose from {', '.join(get_args(Task))}")
         scores.check(score)
@@ -98,7 +116,8 @@ class Segmenter:
 
         pixels = read_image(image)
         height, width = pixels.shape[:2]
-        maps = scores.evaluate(self.prediction(pixels), [score], (height, width))
+        refine_by = self.taxonomy if refine else None
+        maps = score_maps(self.prediction, pixels, [score], (height, width), refine_by, flip)
         anomaly = maps[score][0].cpu().numpy()
         labels = maps["labels"][0].cpu().numpy().astype(np.int32)
         return OpenSetResult(

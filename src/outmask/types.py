@@ -1,7 +1,8 @@
 """The values that flow through outmask, each checked where it is made.
 
-``MaskPrediction`` is what every mask classifier gives and everything downstream takes; ``Taxonomy`` says what the class
-ids mean; ``OpenSetResult`` is what a user gets for one image.
+``MaskPrediction`` is what every mask classifier gives and everything downstream takes, ``PixelPrediction`` its
+counterpart of the per-pixel baselines; ``Taxonomy`` says what the class ids mean; ``OpenSetResult`` is what a user gets
+for one image.
 """
 
 from __future__ import annotations
@@ -59,6 +60,40 @@ class MaskPrediction:
     def num_classes(self) -> int:
         """K, the known classes (without *no object*)."""
         return self.class_logits.shape[2] - 1
+
+
+@dataclass(frozen=True)
+class PixelPrediction:
+    """Class logits of every pixel of a batch of images: what a per-pixel classifier gives.
+
+    Attributes:
+        logits: ``(B, K, h, w)`` floating, the K known classes before the softmax, usually at 1/4 of the input's
+            resolution.
+        outlier_logits: ``(B, h, w)`` floating, of an outlier-aware network: the logit of *void* beside the K classes of
+            a void classifier, or the second head's, before the sigmoid. The network's loss decides which of the two.
+
+    Raises:
+        OutmaskError: on other ranks, on maps that differ in batch or size, or where there is no class.
+    """
+
+    logits: Tensor
+    outlier_logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 4:
+            raise OutmaskError(f"PixelPrediction expects logits (B, K, h, w), got {tuple(self.logits.shape)}")
+        if self.logits.shape[1] < 1:
+            raise OutmaskError("logits needs at least one known class in its second dimension")
+        expected = (self.logits.shape[0], *self.logits.shape[2:])
+        if self.outlier_logits is not None and self.outlier_logits.shape != expected:
+            raise OutmaskError(
+                f"outlier_logits must be (B, h, w) = {expected} like the logits, got {tuple(self.outlier_logits.shape)}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """K, the known classes (without *void*)."""
+        return self.logits.shape[1]
 
 
 @dataclass(frozen=True)

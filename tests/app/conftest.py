@@ -30,7 +30,13 @@ class FakeSegmenter:
         return MaskPrediction(torch.tensor([[[5.0, 0.0, 0.0]]]), ((128 - grey) / 16)[None, None])
 
     def predict(
-        self, image: ImageSource, task: str = "anomaly", score: str = "eam", threshold: float | None = None
+        self,
+        image: ImageSource,
+        task: str = "anomaly",
+        score: str = "eam",
+        threshold: float | None = None,
+        refine: bool = False,
+        flip: bool = False,
     ) -> OpenSetResult:
         self.before_each(self.calls)
         self.calls += 1

@@ -172,6 +172,8 @@ def test_options_without_effect_are_refused(segmenter: Any, tmp_path: Path, caps
     (tmp_path / "labels").mkdir()
     Image.new("RGB", (12, 9)).save(tmp_path / "images/a.png")
     Image.new("L", (12, 9)).save(tmp_path / "labels/a.png")
+    assert main(["evaluate", "--benchmark", "folder", "--root", ".", "--predictions", ".", "--flip"]) == 2
+    assert "--predictions are scores already: --flip would have no effect" in capsys.readouterr().err
     camvid = ["evaluate", "--benchmark", "camvid", "--root", str(tmp_path)]
     assert main([*camvid, "--border", "3", "--emulate", "float16"]) == 2
     assert "camvid measures classes only: --emulate, --border would have no effect" in capsys.readouterr().err

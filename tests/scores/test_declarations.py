@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from outmask.scores import available, describe, display_range, score
+from outmask.scores import describe, display_range, score
+from outmask.scores.declarations import SCORES
 from outmask.types import MaskPrediction
 
 CERTAIN = 40.0
@@ -13,7 +14,7 @@ def one_pixel(class_logits: list[list[float]], mask_logits: list[float]) -> Mask
     return MaskPrediction(torch.tensor([class_logits]), torch.tensor(mask_logits).view(1, -1, 1, 1))
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name not in ("unclaimed", "eam-energy-logits")])
+@pytest.mark.parametrize("name", [name for name in SCORES if name not in ("unclaimed", "eam-energy-logits")])
 @pytest.mark.parametrize("num_classes", [2, 19])
 def test_display_range_ends_at_a_certainly_known_and_a_certainly_unknown_pixel(name: str, num_classes: int) -> None:
     known, negative, nothing = [[0.0] * (num_classes + 1) for _ in range(3)]
@@ -37,7 +38,7 @@ def test_logit_energy_range_starts_at_a_probability_of_99_percent(num_classes: i
     assert value == pytest.approx(display_range("eam-energy-logits", num_classes)[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("num_classes", [1, 2, 133])
 def test_display_ranges_rise(name: str, num_classes: int) -> None:
     low, high = display_range(name, num_classes)
@@ -45,7 +46,7 @@ def test_display_ranges_rise(name: str, num_classes: int) -> None:
     assert low < high
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", SCORES)
 def test_descriptions_are_one_line_with_equation_and_source(name: str) -> None:
     description = describe(name)
     assert "\n" not in description

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from outmask.scores import available, evaluate, fused, score
+from outmask.scores import evaluate, fused, score
 from outmask.scores.declarations import SCORES
 from outmask.types import MaskPrediction
 
@@ -77,7 +77,7 @@ def random_prediction(
 
 
 def assert_equal_to_the_equations(prediction: MaskPrediction, size: tuple[int, int]) -> None:
-    names = [name for name in available() if name != "uno" or prediction.num_classes > 1]
+    names = [name for name in SCORES if name != "uno" or prediction.num_classes > 1]
     maps = evaluate(prediction, names, size)
     class_logits = prediction.class_logits.double()
     logits = F.interpolate(prediction.mask_logits, size, mode="bilinear", align_corners=False).double()
@@ -95,7 +95,7 @@ def assert_equal_to_the_equations(prediction: MaskPrediction, size: tuple[int, i
 
 
 def test_every_score_has_an_oracle() -> None:
-    assert set(ORACLES) == set(available())
+    assert set(ORACLES) == set(SCORES)
 
 
 @pytest.mark.parametrize("size", [(20, 24), (5, 6), (13, 7), (1, 1), (2, 31)])
@@ -119,7 +119,7 @@ def test_scores_are_the_equations_at_extreme_logits(class_extreme: float, mask_e
     prediction.class_logits[0, 0] = -class_extreme
     prediction.class_logits[0, 0, 1] = class_extreme
     assert_equal_to_the_equations(prediction, (8, 9))
-    assert all(map_.isfinite().all() for map_ in evaluate(prediction, available(), (21, 30)).values())
+    assert all(map_.isfinite().all() for map_ in evaluate(prediction, list(SCORES), (21, 30)).values())
 
 
 def test_labels_are_the_argmax_and_the_first_of_equals() -> None:
@@ -151,9 +151,9 @@ def test_ahm_takes_the_strongest_logit_where_sigmoids_tie() -> None:
 def test_half_precision_predictions_are_scored_in_float32(dtype: torch.dtype) -> None:
     half = random_prediction(4)
     half = MaskPrediction(half.class_logits.to(dtype), half.mask_logits.to(dtype))
-    exact = evaluate(MaskPrediction(half.class_logits.float(), half.mask_logits.float()), available(), (12, 9))
+    exact = evaluate(MaskPrediction(half.class_logits.float(), half.mask_logits.float()), list(SCORES), (12, 9))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = evaluate(half, available(), (12, 9))
+        maps = evaluate(half, list(SCORES), (12, 9))
     assert all(torch.equal(maps[name], exact[name]) for name in exact)
 
 
@@ -161,7 +161,7 @@ def test_float64_predictions_are_scored_in_float64() -> None:
     prediction = random_prediction(5, spread=60.0)
     prediction = MaskPrediction(prediction.class_logits.double(), prediction.mask_logits.double())
     logits = F.interpolate(prediction.mask_logits, (12, 9), mode="bilinear")
-    maps = evaluate(prediction, available(), (12, 9))
+    maps = evaluate(prediction, list(SCORES), (12, 9))
     for name, oracle in ORACLES.items():
         assert maps[name].dtype == torch.float32
         # Half a unit in the last place of the float32 that is given back.
@@ -180,17 +180,17 @@ def test_tiles_do_not_show() -> None:
 def test_predictions_stay_as_they_are_and_may_carry_gradients_or_none() -> None:
     prediction = random_prediction(7)
     class_logits, mask_logits = prediction.class_logits.clone(), prediction.mask_logits.clone()
-    expected = evaluate(prediction, available(), (5, 6))
+    expected = evaluate(prediction, list(SCORES), (5, 6))
     assert torch.equal(prediction.class_logits, class_logits)
     assert torch.equal(prediction.mask_logits, mask_logits)
 
     learning = evaluate(
-        MaskPrediction(class_logits.requires_grad_(), mask_logits.requires_grad_()), available(), (5, 6)
+        MaskPrediction(class_logits.requires_grad_(), mask_logits.requires_grad_()), list(SCORES), (5, 6)
     )
     with torch.inference_mode():
         frozen = random_prediction(7)
-        inside = evaluate(frozen, available(), (5, 6))
-    outside = evaluate(frozen, available(), (5, 6))
+        inside = evaluate(frozen, list(SCORES), (5, 6))
+    outside = evaluate(frozen, list(SCORES), (5, 6))
     for maps in (learning, inside, outside):
         assert all(torch.equal(maps[name], expected[name]) and not maps[name].requires_grad for name in expected)
 
@@ -212,7 +212,7 @@ sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 @settings(max_examples=40, deadline=None)
 @given(predictions, sizes)
 def test_bounds_and_identities(prediction: MaskPrediction, size: tuple[int, int]) -> None:
-    maps = evaluate(prediction, available(), size)
+    maps = evaluate(prediction, list(SCORES), size)
     masks = prediction.class_logits.shape[1]
     # Each of two sums of at most N ones, N terms long, is off by at most N * N units of float32's rounding, 2^-24.
     slack = 2 * masks * masks * 2.0**-24
@@ -228,8 +228,8 @@ def test_order_of_masks_does_not_count(prediction: MaskPrediction, size: tuple[i
     order = list(range(prediction.class_logits.shape[1]))
     random.shuffle(order)
     shuffled = MaskPrediction(prediction.class_logits[:, order], prediction.mask_logits[:, order])
-    expected, got = evaluate(prediction, available(), size), evaluate(shuffled, available(), size)
-    for name in available():
+    expected, got = evaluate(prediction, list(SCORES), size), evaluate(shuffled, list(SCORES), size)
+    for name in SCORES:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
@@ -244,7 +244,8 @@ def test_order_of_equal_masks_does_not_count_for_ahm() -> None:
 MEASURE_PEAK = """
 import torch
 from pathlib import Path
-from outmask.scores import available, evaluate
+from outmask.scores import evaluate
+from outmask.scores.declarations import SCORES
 from outmask.types import MaskPrediction
 
 def status(key):
@@ -252,10 +253,10 @@ def status(key):
     return int(line.split()[1]) * 1024
 
 torch.set_num_threads(1)
-evaluate(MaskPrediction(torch.zeros(1, 100, 20), torch.zeros(1, 100, 8, 16)), available(), (32, 64))
+evaluate(MaskPrediction(torch.zeros(1, 100, 20), torch.zeros(1, 100, 8, 16)), list(SCORES), (32, 64))
 prediction = MaskPrediction(torch.empty(1, 100, 20).normal_(), torch.empty(1, 100, 256, 512).normal_())
 before = status("VmRSS")
-maps = evaluate(prediction, available(), (1024, 2048))
+maps = evaluate(prediction, list(SCORES), (1024, 2048))
 print(status("VmHWM") - before - sum(map_.nbytes for map_ in maps.values()))
 """
 

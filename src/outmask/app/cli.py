@@ -87,6 +87,12 @@ def _parser() -> ArgumentParser:
     predict.add_argument(
         "--threshold", type=float, metavar="T", help="scores above it are unknown; by default the model's own, if any"
     )
+    predict.add_argument(
+        "--refine",
+        action="store_true",
+        help="lower the scores in confident masks of stuff that is no ground (Mask2Anomaly)",
+    )
+    predict.add_argument("--flip", action="store_true", help="average with the mirrored image; twice the time")
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--resume", action="store_true", help="skip images whose results are there already")
 
@@ -105,6 +111,14 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument("--score", metavar="S[,S...]", help="scores, all evaluated in one pass (default: eam)")
     evaluate.add_argument(
         "--threshold", type=float, metavar="T", help="also measure what lies above it; by default the model's own"
+    )
+    evaluate.add_argument(
+        "--refine",
+        action="store_true",
+        help="lower the scores in confident masks of stuff that is no ground (Mask2Anomaly)",
+    )
+    evaluate.add_argument(
+        "--flip", action="store_true", help="average with the mirrored image; twice the time"
     )
     evaluate.add_argument("--emulate", choices=["float16"], help="also measure what rounding the scores would cost")
     evaluate.add_argument(

@@ -54,6 +54,8 @@ def measure(
     predictions: str | None,
     score: str | None,
     threshold: float | None,
+    refine: bool,
+    flip: bool,
     emulate: Emulation | None,
     border: int | None,
     out: str | None,
@@ -71,6 +73,8 @@ def measure(
     names = score_names(
         (_PREDICTED if predictions else _DEFAULT) if score is None else score, known=predictions is None
     )
+    if predictions is not None:
+        _refuse({"--refine": refine or None, "--flip": flip or None}, "--predictions are scores already")
     _check_usage(names, predictions, threshold, border, out, resume)
     check_file("--json", json)
     check_file("--html", html)
@@ -91,7 +95,7 @@ def measure(
         segmenter = outmask.load(model)
         taxonomy = segmenter.taxonomy
         thresholds = thresholds_of(segmenter.operating_points, opened)
-        made: MapSource = ModelMaps(segmenter)
+        made: MapSource = ModelMaps(segmenter, taxonomy if refine else None, flip)
         display_range = partial(scores.display_range, num_classes=taxonomy.num_classes)
     else:
         made = PredictionFiles(Path(predictions), opened)
@@ -104,6 +108,8 @@ def measure(
         "root": str(Path(root).resolve()),
         "model": model_identity(model) if predictions is None else made.name,
         "scores": names,
+        "--refine": refine,
+        "--flip": flip,
         "--html": settings.mask_histogram,  # which needs one score more
         "outmask": outmask.__version__,
     }

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 
 def predict(
-    paths: Sequence[str], model: str, task: Task, score: str, threshold: float | None, out: str, resume: bool
+    paths: Sequence[str],
+    model: str,
+    task: Task,
+    score: str,
+    threshold: float | None,
+    refine: bool,
+    flip: bool,
+    out: str,
+    resume: bool,
 ) -> int:
     """Predict every image behind ``paths`` into ``out``; returns the exit code.
 
@@ -41,7 +49,8 @@ def predict(
         raise OutmaskError(f"{first}{others}")
     stems = output_stems([relative for _, relative in images])
 
-    run = RunFile(folder, {"model": model, "task": task, "score": score, "threshold": threshold}, resume)
+    settings = {"model": model, "task": task, "score": score, "threshold": threshold, "refine": refine, "flip": flip}
+    run = RunFile(folder, settings, resume)
     segmenter = outmask.load(model)
     run.write()  # a folder that cannot be written is told now, not after the first image
     for name, error in bad.items():
@@ -64,7 +73,9 @@ def predict(
                     run.failed(str(path), error)
                     bad[str(path)] = error
                     continue
-                result = segmenter.predict(pixels, task=task, score=score, threshold=threshold)
+                result = segmenter.predict(
+                    pixels, task=task, score=score, threshold=threshold, refine=refine, flip=flip
+                )
                 run.done(path, result, save_result(result, folder, stem, labels=task == "semantic"))
                 done += 1
     except KeyboardInterrupt:

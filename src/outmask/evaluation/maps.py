@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from outmask import scores as score_engine
 from outmask.data.datasets import read_ids
 from outmask.data.images import read_image
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import Record
 from outmask.evaluation.score_files import read_score
+from outmask.openset.inference import score_maps
 from outmask.output.files import LABELS, SCORE, replacing, write_json
 
 if TYPE_CHECKING:
-    from outmask.types import MaskPrediction
+    from outmask.types import MaskPrediction, Taxonomy
 
 Size = tuple[int, int]
 
@@ -82,10 +82,15 @@ class MapSource(Protocol):
 
 
 class ModelMaps:
-    """Maps that a model makes when they are asked for: one pass per image, all scores from it."""
+    """Maps that a model makes when they are asked for: one pass per image, all scores from it.
 
-    def __init__(self, segmenter: Predictor) -> None:
-        self._segmenter = segmenter
+    Args:
+        segmenter: the model.
+        refine_by, flip: as of ``outmask.openset.inference.score_maps``; a mirrored image is a second pass.
+    """
+
+    def __init__(self, segmenter: Predictor, refine_by: Taxonomy | None = None, flip: bool = False) -> None:
+        self._segmenter, self._refine_by, self._flip = segmenter, refine_by, flip
 
     @property
     def name(self) -> str:
@@ -98,7 +103,7 @@ class ModelMaps:
         own = (image.shape[0], image.shape[1])
         size = own if size is None else size
         _check_shape(record.name, "image", own, size)
-        maps = score_engine.evaluate(self._segmenter.prediction(image), names, size)
+        maps = score_maps(self._segmenter.prediction, image, names, size, self._refine_by, self._flip)
         labels = maps.pop("labels")[0].cpu().numpy()
         # The ids take an eighth of the space this way, on disk and in memory.
         small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int32)
