@@ -18,15 +18,15 @@ from outmask.errors import OutmaskError
 from outmask.openset.inference import score_maps
 from outmask.openset.semantic import open_labels
 from outmask.preprocessing import Preprocessing
-from outmask.types import MaskPrediction, OpenSetResult, Task, Taxonomy
+from outmask.types import OpenSetResult, Task, Taxonomy
 
 
 @dataclass
 class Segmenter:
-    """A mask classifier ready to run on images.
+    """A model ready to run on images.
 
     Attributes:
-        model: ``(B, 3, H, W)`` -> :class:`MaskPrediction`, in eval mode.
+        model: ``(B, 3, H, W)`` -> :class:`MaskPrediction` or :class:`PixelPrediction`, in eval mode.
         taxonomy: its classes.
         preprocessing: resizing and normalisation of its inputs.
         name: what it was loaded from.
@@ -49,9 +49,9 @@ class Segmenter:
         return self.preprocessing(read_image(image)).to(self.device)
 
     @torch.inference_mode()
-    def prediction(self, image: ImageSource) -> MaskPrediction:
-        """The model's masks of one image (batch of 1), on the model's device."""
-        prediction: MaskPrediction = self.model(self.preprocess(image))
+    def prediction(self, image: ImageSource) -> scores.Prediction:
+        """The model's masks or logits of one image (batch of 1), on the model's device."""
+        prediction: scores.Prediction = self.model(self.preprocess(image))
         return prediction
 
     @overload

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +16,9 @@ from outmask.checkpoints import ModelBundle, load_bundle, load_folder, save_fold
 from outmask.checkpoints import folder as folder_module
 from outmask.data.taxonomies import IDD_LITE
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.models import Mask2Former, Mask2FormerConfig, PerPixel, PerPixelConfig
 from outmask.preprocessing import Preprocessing
+from outmask.segmenter import load
 from outmask.types import Taxonomy
 
 SMALL: dict[str, Any] = {
@@ -228,3 +230,17 @@ def test_a_config_that_cannot_be_written_stays_as_it_was(
     with pytest.raises(OutmaskError, match="No space left on device"):
         store_operating_points(tmp_path / "m", {"am": {"threshold": -1.0}})
     assert (tmp_path / "m/config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("outlier_head", [False, True])
+def test_a_per_pixel_model_is_kept_like_any_other(bundle: ModelBundle, tmp_path: Path, outlier_head: bool) -> None:
+    torch.manual_seed(1)
+    shared = {name: SMALL[name] for name in ("num_classes", "backbone", "dim", "num_heads", "encoder_layers")}
+    model = PerPixel(PerPixelConfig(**shared, outlier_head=outlier_head)).eval()
+    save_folder(replace(bundle, model=model), tmp_path / "m")
+    segmenter = load(tmp_path / "m")
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    result = segmenter.predict(image, score="void" if outlier_head else "entropy")
+    assert result.score.shape == (40, 56)
+    with pytest.raises(OutmaskError, match="eam.*entropy"):
+        segmenter.predict(image, score="eam")

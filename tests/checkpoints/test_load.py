@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import outmask.checkpoints as checkpoints
 from outmask.checkpoints import ModelBundle, bundled_models, load_bundle, save_folder
@@ -15,6 +16,7 @@ from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
 from outmask.models import Mask2Former, Mask2FormerConfig
 from outmask.preprocessing import Preprocessing
+from outmask.types import PixelPrediction
 
 
 def tiny_bundle() -> ModelBundle:
@@ -87,3 +89,20 @@ def test_made_up_colours_differ() -> None:
     colors = distinct_colors(150)
     assert len(set(colors)) == 150
     assert colors[:10] == distinct_colors(10)
+
+
+def test_a_semantic_segmentation_folder_of_transformers_is_a_per_pixel_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=16,
+        id2label={0: "road", 1: "sky"}, label2id={"road": 0, "sky": 1},
+    )  # fmt: skip
+    theirs = SegformerForSemanticSegmentation(config).eval()
+    theirs.save_pretrained(tmp_path / "segformer")
+    bundle = load_bundle(str(tmp_path / "segformer"))
+    assert bundle.taxonomy.names == ("road", "sky")
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        prediction = bundle.model(pixels)
+        assert isinstance(prediction, PixelPrediction)
+        torch.testing.assert_close(prediction.logits, theirs(pixels).logits)

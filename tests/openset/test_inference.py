@@ -11,7 +11,7 @@ from outmask import scores
 from outmask.errors import OutmaskError
 from outmask.openset.inference import score_maps
 from outmask.openset.refine import refine, refinement_mask
-from outmask.types import MaskPrediction, Taxonomy
+from outmask.types import MaskPrediction, PixelPrediction, Taxonomy
 
 COLORS = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
 TAXONOMY = Taxonomy(("road", "sky", "car"), COLORS, (False, False, True), ("road",))
@@ -51,3 +51,8 @@ def test_each_view_is_refined_by_its_own_masks_before_the_average(name: str) -> 
 def test_refinement_needs_things_and_stuff() -> None:
     with pytest.raises(OutmaskError, match="needs to know things from stuff"):
         score_maps(predict, IMAGE, ["eam"], SIZE, Taxonomy(("a", "b", "c"), COLORS))
+
+
+def test_refinement_needs_masks() -> None:
+    with pytest.raises(OutmaskError, match="predicts none"):
+        score_maps(lambda image: PixelPrediction(torch.zeros(1, 3, 6, 8)), IMAGE, ["entropy"], SIZE, TAXONOMY)

@@ -117,9 +117,7 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="lower the scores in confident masks of stuff that is no ground (Mask2Anomaly)",
     )
-    evaluate.add_argument(
-        "--flip", action="store_true", help="average with the mirrored image; twice the time"
-    )
+    evaluate.add_argument("--flip", action="store_true", help="average with the mirrored image; twice the time")
     evaluate.add_argument("--emulate", choices=["float16"], help="also measure what rounding the scores would cost")
     evaluate.add_argument(
         "--border", type=int, metavar="PX", help="also measure false positives this close to class borders"

@@ -22,9 +22,9 @@ def _models() -> list[tuple[str, str]]:
     from outmask.checkpoints import bundled_models
 
     return [(name, "bundled") for name in bundled_models()] + [
-        ("FOLDER", "a model folder of outmask's or of transformers' Mask2Former"),
+        ("FOLDER", "a model folder of outmask's, or of transformers' Mask2Former, SegFormer, UperNet ..."),
         ("FILE.pkl, FILE.pth", "an original Mask2Former, M2F-EAM or Mask2Anomaly checkpoint"),
-        ("OWNER/NAME", "a Mask2Former on the Hugging Face hub"),
+        ("OWNER/NAME", "a Mask2Former, SegFormer, UperNet ... on the Hugging Face hub"),
     ]
 
 

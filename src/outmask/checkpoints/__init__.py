@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+
 from outmask.checkpoints.bundle import ModelBundle
 from outmask.checkpoints.folder import MARKER, load_folder, read_config, save_folder, store_operating_points
 from outmask.checkpoints.huggingface import load_huggingface
@@ -56,11 +58,12 @@ def load_bundle(source: str) -> ModelBundle:
         config = read_config(path)
         if MARKER in config:
             return load_folder(path)
-        if config.get("model_type") == "mask2former":
-            return load_huggingface(source)
         kind = config.get("model_type", "unknown")
+        if kind == "mask2former" or kind in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES:
+            return load_huggingface(source)
         raise OutmaskError(
-            f"{path}: config.json is of model type {kind!r}, expected mask2former or a folder of outmask's"
+            f"{path}: config.json is of model type {kind!r}, expected mask2former, a semantic segmentation model of "
+            "transformers', or a folder of outmask's"
         )
     if path.is_file():
         if path.suffix.lower() in PICKLES:

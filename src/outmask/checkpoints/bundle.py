@@ -9,7 +9,7 @@ from typing import Any
 
 from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former
+from outmask.models import Model
 from outmask.preprocessing import Preprocessing
 from outmask.types import Color, Taxonomy
 
@@ -31,7 +31,7 @@ class ModelBundle:
         OutmaskError: where model and taxonomy differ in their number of classes.
     """
 
-    model: Mask2Former
+    model: Model
     taxonomy: Taxonomy
     preprocessing: Preprocessing
     licence: str

@@ -18,7 +18,7 @@ from torch import Tensor
 from outmask.checkpoints.bundle import ModelBundle
 from outmask.checkpoints.keys import require_same
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.models import build_architecture, describe_architecture
 from outmask.preprocessing import Preprocessing
 from outmask.types import Taxonomy
 
@@ -68,7 +68,7 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
         save_file(state, partial / WEIGHTS)
         config = {
             MARKER: VERSION,
-            "architecture": bundle.model.config.to_json(),
+            "architecture": describe_architecture(bundle.model),
             "taxonomy": bundle.taxonomy.to_json(),
             "preprocessing": bundle.preprocessing.to_json(),
             "operating_points": bundle.operating_points,
@@ -132,7 +132,7 @@ def load_folder(path: str | Path) -> ModelBundle:
             f"{path / CONFIG}: expected {MARKER!r} {VERSION}, got {config.get(MARKER)!r}; a newer outmask may read it"
         )
     try:
-        architecture = Mask2FormerConfig(**config["architecture"])
+        architecture = dict(config["architecture"])
         taxonomy = Taxonomy.from_json(config["taxonomy"])
         preprocessing = Preprocessing.from_json(config["preprocessing"])
         licence, provenance = str(config["licence"]), dict(config["provenance"])
@@ -150,7 +150,10 @@ def load_folder(path: str | Path) -> ModelBundle:
         state = load_file(weights)
     except SafetensorError as error:
         raise OutmaskError(f"{weights}: no readable safetensors file ({error})") from None
-    model = Mask2Former(architecture)
+    try:
+        model = build_architecture(architecture)
+    except OutmaskError as error:
+        raise OutmaskError(f"{path / CONFIG}: {error}") from None
     require_same(
         {name: tensor.shape for name, tensor in model.state_dict().items()},
         {name: tensor.shape for name, tensor in state.items()},

@@ -17,7 +17,8 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from torch import nn
-from transformers import Mask2FormerForUniversalSegmentation, PretrainedConfig
+from transformers import AutoConfig, Mask2FormerForUniversalSegmentation, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import logging
 
 from outmask.checkpoints.bundle import ModelBundle, nameless_taxonomy, plain_taxonomy
@@ -25,7 +26,7 @@ from outmask.checkpoints.keys import refuse, shape
 from outmask.checkpoints.original import UNUSED as ORIGINAL_UNUSED
 from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.models import Mask2Former, Mask2FormerConfig, Model, SemanticSegmentationModel
 from outmask.preprocessing import Preprocessing
 from outmask.types import Taxonomy
 
@@ -82,6 +83,12 @@ def load_huggingface(source: str) -> ModelBundle:
     local = Path(source).is_dir()
     if not local:
         _check_hub(source)
+    if _is_semantic_segmentation(source):
+        with _quiet():
+            model = SemanticSegmentationModel.from_pretrained(source)
+            return _bundle(
+                model, AutoConfig.from_pretrained(source), source, local, "transformers semantic segmentation"
+            )
     try:
         with _quiet():
             theirs, report = Mask2FormerForUniversalSegmentation.from_pretrained(
@@ -98,14 +105,29 @@ def load_huggingface(source: str) -> ModelBundle:
             for name, given, expected in report["mismatched_keys"]
         ),
     )
+    return _bundle(convert(theirs, source).eval(), theirs.config, source, local, "transformers Mask2Former")
+
+
+def _bundle(model: Model, config: PretrainedConfig, source: str, local: bool, layout: str) -> ModelBundle:
+    name = Path(source).resolve().name if local else source
     return ModelBundle(
-        convert(theirs, source).eval(),
-        _taxonomy(theirs.config),
+        model,
+        _taxonomy(config),
         _preprocessing(source, local),
         licence="not stated in the files" if local else f"see https://huggingface.co/{source}",
-        provenance={"source": Path(source).resolve().name if local else source, "layout": "transformers Mask2Former"},
-        name=Path(source).resolve().name if local else source,
+        provenance={"source": name, "layout": layout},
+        name=name,
     )
+
+
+def _is_semantic_segmentation(source: str) -> bool:
+    """Whether the configuration is of a per-pixel model (SegFormer, UperNet ...); what can't be read is none."""
+    try:
+        with _quiet():
+            kind = AutoConfig.from_pretrained(source).model_type
+    except Exception:  # the loading that follows says what is wrong
+        return False
+    return kind in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
 
 def convert(theirs: Mask2FormerForUniversalSegmentation, source: str) -> Mask2Former:

@@ -29,7 +29,8 @@ from outmask.openset.inference import score_maps
 from outmask.output.files import LABELS, SCORE, replacing, write_json
 
 if TYPE_CHECKING:
-    from outmask.types import MaskPrediction, Taxonomy
+    from outmask.scores import Prediction
+    from outmask.types import Taxonomy
 
 Size = tuple[int, int]
 
@@ -42,8 +43,8 @@ class Predictor(Protocol):
     @property
     def name(self) -> str: ...
 
-    def prediction(self, image: NDArray[np.uint8]) -> MaskPrediction:
-        """Masks of one ``(H, W, 3)`` image, batch 1."""
+    def prediction(self, image: NDArray[np.uint8]) -> Prediction:
+        """Masks, or per-pixel logits, of one ``(H, W, 3)`` image, batch 1."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask import scores
+from outmask.errors import OutmaskError
 from outmask.openset.flip import flip_averaged
 from outmask.openset.refine import refine, refinement_mask
 from outmask.types import MaskPrediction, Taxonomy
 
 
 def score_maps(
-    predict: Callable[[NDArray[np.uint8]], MaskPrediction],
+    predict: Callable[[NDArray[np.uint8]], scores.Prediction],
     image: NDArray[np.uint8],
     names: Sequence[str],
     size: tuple[int, int],
@@ -25,7 +26,7 @@ def score_maps(
     """Scores and closed-set labels of one image.
 
     Args:
-        predict: ``(H, W, 3)`` uint8 RGB -> masks, batch 1; called once, or twice with ``flip``.
+        predict: ``(H, W, 3)`` uint8 RGB -> masks or per-pixel logits, batch 1; called once, or twice with ``flip``.
         image: ``(H, W, 3)`` uint8 RGB.
         names: from ``outmask.scores.available()``.
         size: ``(height, width)`` of the maps.
@@ -36,13 +37,16 @@ def score_maps(
         as ``outmask.scores.evaluate``: a name -> ``(1, height, width)`` float32, and ``"labels"`` int64.
 
     Raises:
-        OutmaskError: where refinement needs to know things from stuff, and the taxonomy doesn't.
+        OutmaskError: where refinement has no masks, or a taxonomy that does not tell things from stuff; on a score that
+            the prediction does not have.
     """
 
     def view(image: NDArray[np.uint8]) -> dict[str, Tensor]:
         prediction = predict(image)
         maps = scores.evaluate(prediction, names, size)
         if refine_by is not None:
+            if not isinstance(prediction, MaskPrediction):
+                raise OutmaskError("refinement is by confident masks, and this model predicts none: leave it out")
             keep = refinement_mask(prediction, refine_by, size)
             for name in names:
                 maps[name] = refine(maps[name], keep, scores.display_range(name, prediction.num_classes)[0])
