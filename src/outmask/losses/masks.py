@@ -54,13 +54,30 @@ def mask_dice(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def average_num_masks(targets: Sequence[Target], device: torch.device) -> Tensor:
-    """Target masks per process, at least 1; mask losses are divided by it, so that all masks of a step weigh the same.
+    """Target masks per process; mask losses are divided by it, so that all masks of a step weigh the same.
 
     Returns:
-        float32 scalar on ``device``, the same in all processes of ``torch.distributed``.
+        float32 scalar on ``device``, the same in all processes of ``torch.distributed``; a step without any mask counts
+        as one with a single mask.
     """
-    count = torch.tensor(float(sum(len(target.class_ids) for target in targets)), device=device)
+    count = float(sum(len(target.class_ids) for target in targets))
+    return average_over_processes(torch.tensor(count, device=device), at_least=1)
+
+
+def average_over_processes(total: Tensor, at_least: float = 0) -> Tensor:
+    """What a loss that is a sum over this process's images is divided by, so that the joint batch has this gradient.
+
+    DDP averages the gradients of W processes: ``1/W sum_r d(s_r) / (S / W) = d(sum_r s_r) / S`` with ``S = sum_r S_r``.
+
+    Args:
+        total: ``S_r``, this process's own; is changed.
+        at_least: smallest ``S``.
+
+    Returns:
+        ``S / W``, in all processes of ``torch.distributed``; without any, ``S_r``.
+    """
+    processes = 1
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count /= distributed.get_world_size()
-    return count.clamp(min=1)
+        distributed.all_reduce(total)
+        processes = distributed.get_world_size()
+    return total.clamp_(min=at_least) / processes
