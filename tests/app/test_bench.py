@@ -64,6 +64,15 @@ def test_the_table_and_the_json_say_the_same(
     assert stored["machine"] in output
 
 
+def test_a_training_step_has_transformers_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_TRAIN_STEPS", 1)
+    monkeypatch.setattr(bench, "_TRAIN_SIZE", 64)
+    assert main(["bench", "train", "--json", str(tmp_path / "b.json")]) == 0
+    (one,) = json.loads((tmp_path / "b.json").read_text())["comparisons"]
+    assert one["difference"] < 1e-3
+    assert one["peak_mb"] is None
+
+
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "metrics", "--json", "/nowhere/b.json"]) == 2
     assert "its folder does not exist" in capsys.readouterr().err

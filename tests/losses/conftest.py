@@ -49,7 +49,7 @@ def fixed_points(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Replaces ``torch.rand``: every row of points is the beginning of this one table ``(4096, 2)``."""
     table = torch.rand(4096, 2, generator=torch.Generator().manual_seed(7))
 
-    def rand(*size: int, device: torch.device | None = None) -> torch.Tensor:
+    def rand(*size: int, device: torch.device | None = None, generator: torch.Generator | None = None) -> torch.Tensor:
         return table[: size[-2]].expand(*size).to(device)
 
     monkeypatch.setattr(torch, "rand", rand)

@@ -103,7 +103,7 @@ def test_equals_transformers(
     targets = [random_target(seed, count) for seed, count in ((0, 4), (1, 2), (2, 1))]
     losses = SetCriterion(CLASSES, num_points=POINTS)(prediction, targets)
 
-    def rand(*size: int, device: torch.device | None = None) -> Tensor:
+    def rand(*size: int, device: torch.device | None = None, generator: torch.Generator | None = None) -> Tensor:
         """The peer draws its candidates and its uniform points in two calls, here in one."""
         start = 3 * POINTS if size[-2] == POINTS // 4 else 0
         return fixed_points[start : start + size[-2]].expand(*size).contiguous().to(device)

@@ -20,7 +20,8 @@ WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0}
 
 def match_targets(layers: list[MaskPrediction], targets: list[Target], num_points: int = 300) -> Tensor:
     maps = [target_maps([target]) for target in targets]
-    return match(layers, [target.class_ids for target in targets], maps, num_points=num_points, **WEIGHTS)
+    class_ids, generators = [target.class_ids for target in targets], [None] * len(targets)
+    return match(layers, class_ids, maps, num_points=num_points, generators=generators, **WEIGHTS)
 
 
 def test_pairwise_costs_are_the_losses_of_every_pair() -> None:

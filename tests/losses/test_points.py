@@ -20,7 +20,7 @@ def test_coordinates_do_not_depend_on_the_resolution() -> None:
 def test_points_are_drawn_where_a_mask_is_least_certain() -> None:
     columns = torch.arange(32.0) - 15.5  # certain but for the boundary, in the middle or a quarter of the way
     mask_logits = torch.stack([columns, columns + 8])[:, None].expand(3, 2, 16, 32)
-    points, labels = draw_training_points(mask_logits, torch.zeros(3, 16, 32), 200, 3, 0.75)
+    points, labels = draw_training_points(mask_logits, torch.zeros(3, 16, 32), [1, 2], 200, 3, 0.75, [None, None])
     assert points.shape == (3, 2, 200, 2)
     assert labels.shape == (3, 2, 200)
     for layer, boundary in enumerate((0.5, 0.25)):
@@ -32,7 +32,7 @@ def test_points_are_drawn_where_a_mask_is_least_certain() -> None:
 
 def test_labels_are_the_targets_values_at_the_points() -> None:
     target_maps = (torch.rand(3, 16, 32) > 0.5).float()
-    points, labels = draw_training_points(torch.randn(3, 2, 4, 8), target_maps, 40, 3, 0.75)
+    points, labels = draw_training_points(torch.randn(3, 2, 4, 8), target_maps, [3], 40, 3, 0.75, [None])
     for layer in range(2):
         torch.testing.assert_close(sample_points(target_maps[:, None], points[:, layer])[:, 0], labels[:, layer])
 
@@ -42,13 +42,13 @@ def test_an_ignored_point_is_chosen_for_its_uncertainty_only_when_no_other_is_le
     mask_logits[..., 8:] = 0  # most uncertain exactly where ignored
     target_maps = torch.zeros(1, 16, 16)
     target_maps[..., 8:] = torch.nan
-    assert not draw_training_points(mask_logits, target_maps, 100, 3, 1.0)[1].isnan().any()
-    _, labels = draw_training_points(mask_logits, target_maps, 100, 1, 1.0)  # as many candidates as points
+    assert not draw_training_points(mask_logits, target_maps, [1], 100, 3, 1.0, [None])[1].isnan().any()
+    _, labels = draw_training_points(mask_logits, target_maps, [1], 100, 1, 1.0, [None])  # as many candidates as points
     assert labels.shape == (1, 1, 100)
     assert labels.isnan().any()
 
 
 def test_nothing_matched_gives_no_points() -> None:
-    points, labels = draw_training_points(torch.zeros(0, 2, 4, 4), torch.zeros(0, 16, 16), 10, 3, 0.75)
+    points, labels = draw_training_points(torch.zeros(0, 2, 4, 4), torch.zeros(0, 16, 16), [0], 10, 3, 0.75, [None])
     assert points.shape == (0, 2, 10, 2)
     assert labels.shape == (0, 2, 10)

@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,54 +19,10 @@ from outmask.training.run import main
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CamVid tree, a folder of objects and a recipe of four iterations in two chunks."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for folder in (split, split + "annot"):
-            (root / "camvid" / folder).mkdir(parents=True)
-        for index in range(3):
-            labels = np.repeat(np.array([0, 3, 4, 8], np.uint8), 16)[:, None].repeat(80, 1)
-            image = np.clip(labels[..., None] * 25 + rng.integers(0, 30, (64, 80, 3)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(root / "camvid" / split / f"{index}.jpg"), image)
-            cv2.imwrite(str(root / "camvid" / (split + "annot") / f"{index}.png"), labels)
-    for folder in ("images", "masks"):
-        (root / "objects" / folder).mkdir(parents=True)
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:30, 10:30] = 255
-    cv2.imwrite(str(root / "objects/images/cube_00000.jpg"), np.full((40, 40, 3), (0, 200, 200), np.uint8))
-    cv2.imwrite(str(root / "objects/masks/cube_00000.png"), mask)
-    objects = {"sources": [{"kind": "folder", "root": "objects"}], "probability": 0.5}
-    values = {
-        "taxonomy": "idd_lite",
-        "data_root": str(root),
-        "train": [{"name": "camvid", "root": "camvid", "split": "train"}],
-        "validation": [{"name": "camvid", "root": "camvid", "split": "val"}],
-        "model": {
-            "backbone": "mobilenet_v2",
-            "dim": 32,
-            "num_heads": 2,
-            "encoder_layers": 1,
-            "encoder_levels": 1,
-            "encoder_ffn_dim": 32,
-            "num_queries": 5,
-            "decoder_layers": 2,
-            "decoder_ffn_dim": 32,
-        },
-        "negatives": objects,
-        "validation_negatives": objects,
-        "crop": [32, 48],
-        "short_side": [32, 64],
-        "inference_short_side": 64,
-        "iterations": 4,
-        "batch_size": 2,
-        "chunk": 2,
-        "validate_every": 2,
-        "loss": {"num_points": 64},
-    }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
+def recipe(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four iterations in two chunks."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(small_recipe))
     return path
 
 

@@ -40,16 +40,17 @@ class Comparison:
         peer: against what.
         ratio: median over the repeats of the peer's time by ours.
         spread: the smallest and the largest of these ratios.
-        peak_mb: the most memory that ours takes beyond its input, in MB (10^6 bytes).
-        peer_peak_mb: the same of the peer; None where its memory is not NumPy's, the only one that is watched.
-        difference: the largest difference of the outputs, in percent points.
+        peak_mb: the most memory that ours takes beyond its input, in MB (10^6 bytes); None where it is not NumPy's, the
+            only one that is watched.
+        peer_peak_mb: the same of the peer.
+        difference: the largest difference of the outputs.
     """
 
     name: str
     peer: str
     ratio: float
     spread: tuple[float, float]
-    peak_mb: float
+    peak_mb: float | None
     peer_peak_mb: float | None
     difference: float
 
@@ -61,8 +62,9 @@ def bench(what: str, json: str | None) -> int:
         OutmaskError: where a peer is not installed.
     """
     check_file("--json", json)
-    comparisons = {"metrics": _metrics}[what]()
-    table = Table(title=f"outmask bench {what}", caption="difference: the largest of any output, in percent points")
+    run, unit = {"metrics": (_metrics, "in percent points"), "train": (_train, "of any loss term, relative")}[what]
+    comparisons = run()
+    table = Table(title=f"outmask bench {what}", caption=f"difference: the largest of any output, {unit}")
     for column in ("", "peer", "times faster", "spread", "peak MB", "peer's MB", "difference"):
         table.add_column(column, justify="left" if column in ("", "peer") else "right")
     for one in comparisons:
@@ -71,8 +73,7 @@ def bench(what: str, json: str | None) -> int:
             one.peer,
             f"{one.ratio:.1f}",
             f"{one.spread[0]:.1f}-{one.spread[1]:.1f}",
-            f"{one.peak_mb:.1f}",
-            "-" if one.peer_peak_mb is None else f"{one.peer_peak_mb:.1f}",
+            *("-" if peak is None else f"{peak:.1f}" for peak in (one.peak_mb, one.peer_peak_mb)),
             f"{one.difference:.2g}",
         )
     stdout.print(table)
@@ -132,6 +133,28 @@ def _peak(run: Callable[[], Values]) -> tuple[float, Values]:
 def _machine() -> str:
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
     return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
+
+
+_TRAIN_STEPS, _TRAIN_SIZE = 3, 512
+
+
+def _train() -> list[Comparison]:
+    from outmask.training.bench import compare_training
+
+    tell("bench: a training step against transformers'")
+    found = compare_training(_TRAIN_STEPS, _TRAIN_SIZE)
+    ratios = [peer / own for own, peer in zip(found.seconds, found.peer_seconds, strict=True)]
+    return [
+        Comparison(
+            name=f"forward and backward of Mask2Former-R50, 2 images of {_TRAIN_SIZE}x{_TRAIN_SIZE}",
+            peer="transformers Mask2Former with its own loss, same weights, targets and points",
+            ratio=found.ratio,
+            spread=(min(ratios), max(ratios)),
+            peak_mb=None,
+            peer_peak_mb=None,
+            difference=found.loss_difference,
+        )
+    ]
 
 
 def _metrics() -> list[Comparison]:

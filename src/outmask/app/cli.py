@@ -160,7 +160,7 @@ def _parser() -> ArgumentParser:
     submit.add_argument("--resume", action="store_true", help="go on where the submission in --out was interrupted")
 
     bench = command("bench", "Measure speed and memory against peers, in one run, with the difference of the outputs.")
-    bench.add_argument("what", choices=["metrics"], help="what to measure")
+    bench.add_argument("what", choices=["metrics", "train"], help="what to measure")
     bench.add_argument("--json", metavar="FILE", help="also write the numbers here")
 
     train = command("train", "Train a model by a recipe, resumable at any time; see outmask train --help.")

@@ -6,8 +6,9 @@ whenever, and in whatever process, it is made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -22,10 +23,18 @@ from outmask.data.labels import IGNORE, Sample, Target
 from outmask.data.negatives import NegativeSource, PasteNegatives
 from outmask.errors import OutmaskError
 
+_log = logging.getLogger(__name__)
+
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 PADDING_COLOR = (124, 116, 104)
 """ImageNet's mean colour (0.485, 0.456, 0.406) in bytes: 0 after normalisation, like a convolution's own padding."""
+
+MOST_BROKEN = 0.01
+"""Share of a dataset's images that a run goes on without."""
+
+_BROKEN_IN_A_ROW = 10
+"""As many neighbours that can't be used are no accident: the dataset or its taxonomy is wrong, and the run stops."""
 
 
 class SampleSource(Protocol):
@@ -148,6 +157,10 @@ class DrawnSamples(Dataset[Sample]):
     An epoch has as many draws as the datasets have images. In it each dataset gets its share, in an order shuffled
     anew, and each dataset's images are all seen once before any is seen again.
 
+    An image that can't be used (a corrupt file, labels with ids of no class) is named once in a warning, and whenever
+    it is drawn, the next image of its dataset takes its place. :attr:`broken` counts them, over all loading processes.
+    More than :data:`MOST_BROKEN` of a dataset, or several in a row, are an error.
+
     Args:
         datasets: where the images come from.
         transforms: applied to each draw, in order.
@@ -156,7 +169,8 @@ class DrawnSamples(Dataset[Sample]):
         weights: share of the draws of each dataset, up to a factor; by default its number of images.
 
     Raises:
-        OutmaskError: without images, or on weights that do not fit the datasets.
+        OutmaskError: without images, or on weights that do not fit the datasets; at reading, where too many images
+            can't be used.
     """
 
     def __init__(
@@ -182,6 +196,8 @@ class DrawnSamples(Dataset[Sample]):
         self._quotas = sizes if weights is None else _quotas(sum(sizes), weights)
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        # In shared memory: what one loading process has found, no other warns of again.
+        self._broken = [_shared_flags(size) for size in sizes]
 
     def __len__(self) -> int:
         return self.length
@@ -189,8 +205,31 @@ class DrawnSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.length:
             raise IndexError(f"draw {index} of {self.length}")
-        dataset, image = self.source(index)
-        return self.transform(self.datasets[dataset][image], np.random.default_rng((self.seed, 0, index)))
+        return self.transform(self._read(*self.source(index)), np.random.default_rng((self.seed, 0, index)))
+
+    @property
+    def broken(self) -> list[int]:
+        """How many images of each dataset were found that can't be used."""
+        return [int(broken.sum()) for broken in self._broken]
+
+    def _read(self, dataset: int, image: int) -> Sample:
+        """The image, or the first one after it that can be used."""
+        images, broken = self.datasets[dataset], self._broken[dataset]
+        for _ in range(_BROKEN_IN_A_ROW):
+            try:
+                return images[image]
+            except OutmaskError as error:
+                failure = error
+            if not broken[image]:
+                broken[image] = True
+                if (count := int(broken.sum())) > MOST_BROKEN * len(images):
+                    raise OutmaskError(
+                        f"{failure} ({count} of {len(images)} images of this dataset can't be used, more than "
+                        f"{MOST_BROKEN:.0%}: mend or remove them)"
+                    ) from failure
+                _log.warning("%s (left out; image %d of this dataset that can't be used)", failure, count)
+            image = (image + 1) % len(images)
+        raise OutmaskError(f"{failure} (and {_BROKEN_IN_A_ROW} images in a row can't be used)") from failure
 
     def source(self, index: int) -> tuple[int, int]:
         """Which dataset, and which of its images, draw ``index`` shows."""
@@ -248,17 +287,18 @@ class Batch:
         pixels: ``(B, 3, H, W)`` uint8 RGB.
         targets: B targets of ``H x W`` pixels.
         names: B names.
+        draws: the number of each in its run (see :class:`DrawnSamples`), which seeds its colours and points.
     """
 
     pixels: Tensor
     targets: list[Target]
     names: list[str]
+    draws: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
         """The same batch on ``device``; ``options`` as of ``torch.Tensor.to``."""
-        return Batch(
-            self.pixels.to(device, **options), [target.to(device, **options) for target in self.targets], self.names
-        )
+        targets = [target.to(device, **options) for target in self.targets]
+        return replace(self, pixels=self.pixels.to(device, **options), targets=targets)
 
 
 def collate(samples: Sequence[Sample], num_classes: int) -> Batch:
@@ -292,6 +332,11 @@ def _placement(available: int, wanted: int, rng: np.random.Generator) -> tuple[t
     if available >= wanted:
         return (offset, offset + wanted), (0, wanted)
     return (0, available), (offset, offset + available)
+
+
+def _shared_flags(count: int) -> Tensor:
+    flags: Tensor = torch.zeros(count, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+    return flags
 
 
 def _quotas(total: int, weights: Sequence[float]) -> list[int]:

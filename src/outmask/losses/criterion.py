@@ -11,9 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from outmask.errors import OutmaskError
-from outmask.losses.masks import average_num_masks, mask_bce, mask_dice, split_ignored, target_maps
+from outmask.losses.masks import (
+    average_num_masks,
+    average_over_processes,
+    mask_bce,
+    mask_dice,
+    split_ignored,
+    target_maps,
+)
 from outmask.losses.matcher import match
-from outmask.losses.points import draw_training_points, sample_points
+from outmask.losses.points import Generators, draw_training_points, sample_points, seeded_generators
 from outmask.types import MaskPrediction
 
 if TYPE_CHECKING:
@@ -63,7 +70,9 @@ class SetCriterion:
                 f"got {self.class_weight}, {self.mask_weight}, {self.dice_weight} and {self.no_object_weight}"
             )
 
-    def __call__(self, prediction: MaskPrediction, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: MaskPrediction, targets: Sequence[Target], seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses of a batch, computed in float32; their sum is the total.
 
         Pixels of ``Target.ignore`` count nowhere. Every other pixel outside of a target mask counts as 0 in it, so a
@@ -73,19 +82,24 @@ class SetCriterion:
             prediction: of B images, with L - 1 auxiliary predictions.
             targets: of the same B images, all of one size, on the prediction's device; that size is usually 4 times
                 that of the mask logits.
+            seeds: of the points, one per image; by default they come from torch's own generator.
 
         Returns:
             float32 scalars ``class``, ``mask`` and ``dice``, and the same of auxiliary prediction i as ``class_i``,
             ``mask_i``, ``dice_i``. Without any target the mask losses are 0 and still differentiable.
 
         Raises:
-            OutmaskError: where targets do not fit the prediction, or a cost of the matching is not finite.
+            OutmaskError: where targets do not fit the prediction; as ``NotFinite`` where a cost of the matching is not.
         """
         self._validate(prediction, targets)
         layers = (*prediction.auxiliary, prediction)
         with torch.autocast(prediction.mask_logits.device.type, enabled=False):
             counts = [len(target.class_ids) for target in targets]
             maps = target_maps(targets)
+            # Before the matching: a process whose logits are not finite leaves there, and has met all others by then.
+            num_masks = average_num_masks(targets, maps.device)
+            total_weight = self._total_class_weight(counts, prediction)
+            generators = [None] * len(targets) if seeds is None else seeded_generators(seeds, maps.device)
             queries = match(
                 layers,
                 [target.class_ids for target in targets],
@@ -94,13 +108,13 @@ class SetCriterion:
                 mask_weight=self.mask_weight,
                 dice_weight=self.dice_weight,
                 num_points=self.num_points,
+                generators=generators,
             )
             images = torch.arange(len(targets)).repeat_interleave(torch.tensor(counts)).to(queries.device)
             class_ids = torch.cat([target.class_ids for target in targets])
-            bce, dice = self._mask_losses(layers, maps, images, queries)
-            num_masks = average_num_masks(targets, maps.device)
+            bce, dice = self._mask_losses(layers, maps, counts, images, queries, generators)
             losses = {
-                "class": self.class_weight * self._class_losses(layers, class_ids, images, queries),
+                "class": self.class_weight * self._class_losses(layers, class_ids, images, queries) / total_weight,
                 "mask": self.mask_weight * bce / num_masks,
                 "dice": self.dice_weight * dice / num_masks,
             }
@@ -114,7 +128,7 @@ class SetCriterion:
     def _class_losses(
         self, layers: Sequence[MaskPrediction], class_ids: Tensor, images: Tensor, queries: Tensor
     ) -> Tensor:
-        """Weighted mean cross-entropy over all queries of the batch, ``(L,)``."""
+        """Weighted cross-entropy, summed over all queries of the batch, ``(L,)``."""
         logits = torch.stack([layer.class_logits for layer in layers]).float()  # (L, B, N, K + 1)
         labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
         layer, target = (queries >= 0).nonzero(as_tuple=True)
@@ -122,19 +136,31 @@ class SetCriterion:
         weights = torch.ones(self.num_classes + 1, device=logits.device)
         weights[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weights, reduction="none")
-        return loss.view(len(layers), -1).sum(1) / weights[labels].flatten(1).sum(1)
+        return loss.view(len(layers), -1).sum(1)
+
+    def _total_class_weight(self, counts: Sequence[int], prediction: MaskPrediction) -> Tensor:
+        """Sum of the cross-entropy's weights, per process: 1 for a matched query, ``no_object_weight`` for another."""
+        batch, num_queries = prediction.class_logits.shape[:2]
+        matched = sum(min(count, num_queries) for count in counts)
+        total = matched + self.no_object_weight * (batch * num_queries - matched)
+        return average_over_processes(torch.tensor(total, device=prediction.class_logits.device))
 
     def _mask_losses(
-        self, layers: Sequence[MaskPrediction], maps: Tensor, images: Tensor, queries: Tensor
+        self,
+        layers: Sequence[MaskPrediction],
+        maps: Tensor,
+        counts: Sequence[int],
+        images: Tensor,
+        queries: Tensor,
+        generators: Generators,
     ) -> tuple[Tensor, Tensor]:
         """BCE and dice of the matched masks, summed over the batch, each ``(L,)``."""
-        num_queries = layers[0].class_logits.shape[1]
-        rows = images * num_queries + queries.clamp(min=0)  # (L, T)
-        matched_masks = [
-            layer.mask_logits.flatten(0, 1).index_select(0, row) for layer, row in zip(layers, rows, strict=True)
-        ]
+        chosen = queries.clamp(min=0)  # (L, T)
+        matched_masks = [layer.mask_logits[images, row] for layer, row in zip(layers, chosen, strict=True)]
         mask_logits = torch.stack(matched_masks, dim=1).float()  # (T, L, h, w): all layers are compared at once
-        points, labels = draw_training_points(mask_logits, maps, self.num_points, self.oversample, self.importance)
+        points, labels = draw_training_points(
+            mask_logits, maps, counts, self.num_points, self.oversample, self.importance, generators
+        )
         logits = sample_points(mask_logits.flatten(0, 1)[:, None], points.flatten(0, 1)).view(labels.shape)
         labels, weights = split_ignored(labels)
         matched = (queries >= 0).T  # a target without a query borrowed one above: no loss

@@ -11,8 +11,12 @@ from torch.nn import functional as F
 
 from outmask.errors import OutmaskError
 from outmask.losses.masks import split_ignored
-from outmask.losses.points import sample_points
+from outmask.losses.points import Generators, sample_points, uniform_points
 from outmask.types import MaskPrediction
+
+
+class NotFinite(OutmaskError):
+    """The model gave NaN or infinite logits: training has diverged, or the precision is too low for it."""
 
 
 @torch.no_grad()
@@ -25,6 +29,7 @@ def match(
     mask_weight: float,
     dice_weight: float,
     num_points: int,
+    generators: Generators,
 ) -> Tensor:
     """Cheapest one-to-one assignment of queries to targets, in each layer and image.
 
@@ -37,22 +42,23 @@ def match(
         target_maps: of each image ``(n, H, W)`` from :func:`outmask.losses.masks.target_maps`.
         class_weight, mask_weight, dice_weight: of the three costs.
         num_points: points per image.
+        generators: of the points, one per image.
 
     Returns:
         ``(L, T)`` int64 on the prediction's device: the query of each of the batch's T targets, -1 for a target that is
         left over because an image has more targets than queries.
 
     Raises:
-        OutmaskError: where a cost is not finite.
+        NotFinite: where a cost is not finite.
     """
     num_queries = layers[0].class_logits.shape[1]
     device = layers[0].mask_logits.device
     costs = [torch.zeros(len(layers), num_queries, 0, device=device)]
-    for image, (ids, maps) in enumerate(zip(class_ids, target_maps, strict=True)):
+    for image, (ids, maps, generator) in enumerate(zip(class_ids, target_maps, generators, strict=True)):
         if len(ids):
             probability = torch.stack([layer.class_logits[image] for layer in layers]).float().softmax(-1)
             mask_logits = torch.stack([layer.mask_logits[image] for layer in layers]).float()
-            points = torch.rand(1, num_points, 2, device=device)
+            points = uniform_points([1], num_points, [generator], device)
             bce, dice = pairwise_mask_costs(
                 sample_points(mask_logits, points.expand(len(layers), -1, -1)), sample_points(maps[None], points)[0]
             )
@@ -61,7 +67,7 @@ def match(
     assigned = torch.full((len(layers), sum(cost.shape[2] for cost in costs)), -1)
     all_costs = torch.cat(costs, dim=2).cpu()  # one transfer for all layers and images
     if not all_costs.isfinite().all():
-        raise OutmaskError(
+        raise NotFinite(
             "matching needs finite logits, but the model gave NaN or infinite ones: "
             "lower the learning rate or train in float32"
         )

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Generators = Sequence[torch.Generator | None]
+"""One generator per image of a batch; None draws from torch's own."""
+
+
+def seeded_generators(seeds: Sequence[int], device: torch.device) -> Generators:
+    """A generator per image, so that an image's points depend on neither its batch nor its process."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def uniform_points(counts: Sequence[int], num_points: int, generators: Generators, device: torch.device) -> Tensor:
+    """``(sum(counts), num_points, 2)`` uniform in [0, 1]: ``counts[i]`` rows from generator ``i``."""
+    rows = [
+        torch.rand(count, num_points, 2, device=device, generator=generator)
+        for count, generator in zip(counts, generators, strict=True)
+    ]
+    return torch.cat(rows)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -22,7 +41,13 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw_training_points(
-    mask_logits: Tensor, target_maps: Tensor, num_points: int, oversample: int, importance: float
+    mask_logits: Tensor,
+    target_maps: Tensor,
+    counts: Sequence[int],
+    num_points: int,
+    oversample: int,
+    importance: float,
+    generators: Generators,
 ) -> tuple[Tensor, Tensor]:
     """Points where each matched mask is least certain, and some anywhere.
 
@@ -34,9 +59,11 @@ def draw_training_points(
     Args:
         mask_logits: ``(T, L, h, w)`` logits of the masks that L layers matched to T targets.
         target_maps: ``(T, H, W)`` from :func:`outmask.losses.masks.target_maps`.
+        counts: how many of the T targets each image has.
         num_points: P.
         oversample: candidates per point, at least 1.
         importance: share of the points chosen by uncertainty, in [0, 1].
+        generators: one per image.
 
     Returns:
         points ``(T, L, P, 2)`` and the target's value there ``(T, L, P)``, NaN = ignored.
@@ -44,7 +71,7 @@ def draw_training_points(
     count, layers = mask_logits.shape[:2]
     num_candidates, num_uncertain = oversample * num_points, int(importance * num_points)
     total = num_candidates + num_points - num_uncertain
-    points = torch.rand(count, total, 2, device=mask_logits.device)
+    points = uniform_points(counts, total, generators, mask_logits.device)
     labels = sample_points(target_maps[:, None], points)  # (T, 1, total)
 
     certainty = sample_points(mask_logits, points[:, :num_candidates]).abs_()

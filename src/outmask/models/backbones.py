@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
@@ -51,7 +54,10 @@ class TransformersBackbone(nn.Module):
         # ConvNeXt drops the rows and columns that don't fill a patch; ResNet and Swin pad by themselves.
         self.fill_patches = config.model_type == "convnext"
         for module in self._batch_norms():
-            module.requires_grad_(False)
+            module.requires_grad_(False).eval()
+        if config.model_type == "swin":
+            # The norm of a classifier, which no map passes: DDP would wait for its gradient.
+            self.body.swin.layernorm.requires_grad_(False)
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -104,7 +110,8 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
 
     Args:
         backbone: from :func:`build_backbone`.
-        source: for MobileNetV2 an ``.npz`` (see :meth:`MobileNetV2.load_npz`); else a transformers folder or hub id.
+        source: for MobileNetV2 an ``.npz`` (see :meth:`MobileNetV2.load_npz`); else a transformers folder or hub id, or
+            for a ResNet a ``.pth`` file in torchvision's layout, such as Barlow Twins' ``resnet50.pth``.
 
     Raises:
         OutmaskError: where the source can't be read or its weights don't fit.
@@ -113,6 +120,9 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         backbone.load_npz(Path(source))
         return
     assert isinstance(backbone, TransformersBackbone)
+    if source.endswith((".pth", ".pt")):
+        load_torchvision(backbone, Path(source))
+        return
     try:
         # The class itself: AutoBackbone.from_pretrained takes hub ids only.
         donor, report = type(backbone.body).from_pretrained(source, out_features=STAGES, output_loading_info=True)
@@ -130,3 +140,51 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         raise OutmaskError(
             f"the weights of {source!r} don't fit this backbone: {' '.join(str(error).split())}"
         ) from None
+
+
+def load_torchvision(backbone: TransformersBackbone, path: Path) -> None:
+    """Load a ResNet's weights in torchvision's layout; a classifier ``fc.*`` is left out.
+
+    Both halve the resolution in a block's 3x3 convolution (ResNet "v1.5"), unless transformers' configuration says
+    ``downsample_in_bottleneck``.
+
+    Raises:
+        OutmaskError: where the backbone is no such ResNet, or the file can't be read or doesn't fit.
+    """
+    config = backbone.body.config
+    if config.model_type != "resnet" or config.downsample_in_bottleneck:
+        raise OutmaskError(
+            f"{path}: weights in torchvision's layout need a resnet without downsample_in_bottleneck as backbone, "
+            f"got {config.model_type}"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise OutmaskError(f"no backbone weights at '{path}'") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise OutmaskError(f"{path}: no readable weights ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or "conv1.weight" not in state:
+        raise OutmaskError(f"{path}: expected a ResNet's state dict in torchvision's layout, with 'conv1.weight'")
+    weights = {_from_torchvision(name): tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    try:
+        backbone.body.load_state_dict(weights)
+    except RuntimeError as error:
+        raise OutmaskError(f"{path}: weights don't fit this backbone: {' '.join(str(error).split())}") from None
+
+
+def _from_torchvision(name: str) -> str:
+    """transformers' name of a weight; there stages and the layers of a block count from 0."""
+    kinds = {
+        "conv": "convolution",
+        "bn": "normalization",
+        "downsample.0": "convolution",
+        "downsample.1": "normalization",
+    }
+    if part := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
+        return f"embedder.embedder.{kinds[part[1]]}.{part[2]}"
+    if part := re.fullmatch(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|(downsample\.[01]))\.(\w+)", name):
+        block = f"encoder.stages.{int(part[1]) - 1}.layers.{part[2]}"
+        if part[5]:
+            return f"{block}.shortcut.{kinds[part[5]]}.{part[6]}"
+        return f"{block}.layer.{int(part[4]) - 1}.{kinds[part[3]]}.{part[6]}"
+    return name

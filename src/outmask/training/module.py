@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from outmask import scores
 from outmask.data.labels import Sample
 from outmask.data.transforms import Batch, ColorJitter
+from outmask.errors import OutmaskError
 from outmask.losses import SetCriterion
+from outmask.losses.matcher import NotFinite
 from outmask.metrics import PixelMetrics
 from outmask.models import Mask2Former
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
+from outmask.training.checkpoint import is_finite, save_checkpoint
 from outmask.training.recipe import Recipe, build_criterion, build_model, build_taxonomy
 from outmask.types import Taxonomy
 
 VALIDATION_SCORES = ("eam", "aem", "am", "unclaimed")
 
+BEFORE_FAILURE = "before_failure"
+"""Files of a run that stopped because something was not finite: its state before (.ckpt), what it saw (.json)."""
+
+# What a random choice is for, beside the seed; outmask.data.transforms has the others.
+_COLOURS, _POINTS, _NETWORK = 4, 5, 6
+
 
 class SegmentationTraining(L.LightningModule):
     """One model in training.
 
-    Every random choice of an iteration follows from the seed and the iteration's number, so that a run that was killed
-    and resumed is the same run.
+    Colours and points follow from the seed and the number of the draw, whatever batch and process it is in; what the
+    network itself draws (stochastic depth) from the seed and the first draw of its batch. So a run that was killed and
+    resumed is the same run, and one on several processes has, but for that, the losses and gradients of one with the
+    joint batch.
     """
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
@@ -37,10 +52,20 @@ class SegmentationTraining(L.LightningModule):
         self.taxonomy: Taxonomy = build_taxonomy(recipe)
         torch.manual_seed(recipe.seed)
         self.model: Mask2Former = build_model(recipe)
+        self.undecayed = undecayed_parameters(self.model)
         self.criterion: SetCriterion = build_criterion(recipe)
         self.color = ColorJitter()
         self._pixel_metrics: dict[str, PixelMetrics] = {}
         self._confusion = np.zeros((0, 0), dtype=np.int64)
+        self._seen: list[str] = []
+        self.train()  # Lightning leaves the modes as it finds them
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, leaving a frozen backbone in eval mode: no stochastic depth in it."""
+        super().train(mode)
+        if self.recipe.freeze_backbone:
+            self.model.backbone.eval()
+        return self
 
     def transfer_batch_to_device(
         self, batch: Batch | Sample, device: torch.device, dataloader_idx: int
@@ -48,19 +73,90 @@ class SegmentationTraining(L.LightningModule):
         """Training batches move; a validation sample stays an array, as a user's image would be."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the points and the colours by the iteration's number."""
-        torch.manual_seed((self.recipe.seed << 32) + self.global_step)
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted losses of one batch, by name; their sum is the total.
+
+        Raises:
+            NotFinite: where the model's logits are not.
+        """
+        pixels = self.preprocessing.normalise(self._recoloured(batch) * 255)
+        torch.manual_seed(self._seed(_NETWORK, *batch.draws[:1]))
+        return self.criterion(self.model(pixels), batch.targets, [self._seed(_POINTS, draw) for draw in batch.draws])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Total loss of one batch."""
-        pixels = self.preprocessing.normalise(self.color(batch.pixels.float() / 255) * 255)
-        losses = self.criterion(self.model(pixels), batch.targets)
+        """Total loss of one batch.
+
+        Raises:
+            OutmaskError: in all processes, where the loss of one is not finite.
+        """
+        first = batch_idx % self.recipe.accumulate == 0
+        self._seen = batch.names if first else self._seen + batch.names
+        try:
+            losses = self.losses(batch)
+        except NotFinite:
+            losses = {"logits": torch.tensor(math.nan, device=self.device)}
         total = torch.stack(list(losses.values())).sum()
+        if not self.trainer.strategy.reduce_boolean_decision(bool(total.isfinite())):
+            self._stop({name: float(value.detach()) for name, value in losses.items()})
         last = {f"train/{name}": losses[name].detach() for name in ("class", "mask", "dice")}
-        self.log_dict({"train/loss": total.detach(), **last}, batch_size=len(batch.targets))
+        # The mean over the processes is the loss of the joint batch: each divides by the joint normalisers.
+        self.log_dict({"train/loss": total.detach(), **last}, batch_size=len(batch.targets), sync_dist=True)
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.targets))
         return total
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limit the norm of the whole gradient.
+
+        Raises:
+            OutmaskError: where it is not finite: before it reaches the weights.
+        """
+        limit = gradient_clip_val or math.inf
+        sharded = self.trainer.model
+        if isinstance(sharded, FullyShardedDataParallel):
+            norm = sharded.clip_grad_norm_(limit)
+        else:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # of float16: it skips such steps
+        if not scaled and not norm.isfinite():
+            self._stop({"gradient": float(norm)})
+
+    def _recoloured(self, batch: Batch) -> Tensor:
+        """``(B, 3, H, W)`` float32 RGB in [0, 1], each image with its own draw of colours."""
+        pixels = batch.pixels.float() / 255
+        for index, draw in enumerate(batch.draws):
+            torch.manual_seed(self._seed(_COLOURS, draw))
+            pixels[index : index + 1] = self.color(pixels[index : index + 1])
+        return pixels
+
+    def _seed(self, *purpose: int) -> int:
+        """64 bits that depend on the recipe's seed and on all of ``purpose``."""
+        return int(np.random.SeedSequence((self.recipe.seed, *purpose)).generate_state(1, np.uint64)[0])
+
+    def _stop(self, values: dict[str, float]) -> None:
+        """Keep what is needed to find the cause, then stop. Called by all processes."""
+        seen = [self._seen]
+        if distributed.is_available() and distributed.is_initialized():
+            seen = [[] for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(seen, self._seen)
+        names = [name for part in seen for name in part]
+        out = Path(self.trainer.default_root_dir)
+        kept = "the weights are not finite either, last.ckpt is the last good state"
+        if self.trainer.strategy.reduce_boolean_decision(is_finite(self.model)):
+            save_checkpoint(self.trainer, out / f"{BEFORE_FAILURE}.ckpt")
+            kept = f"the state before it is in {out / BEFORE_FAILURE}.ckpt"
+        if self.trainer.is_global_zero:
+            report = {"iteration": self.global_step, "images": names, "values": {k: str(v) for k, v in values.items()}}
+            (out / f"{BEFORE_FAILURE}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        culprits = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "another process"
+        raise OutmaskError(
+            f"iteration {self.global_step}: {culprits} not finite on {', '.join(names)}; {kept}; "
+            "lower the learning rate or train in float32"
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics."""
@@ -69,7 +165,9 @@ class SegmentationTraining(L.LightningModule):
         self._confusion = np.zeros((classes, classes), dtype=np.int64)
 
     def validation_step(self, sample: Sample, batch_idx: int) -> None:
-        """Scores and labels of one image at its own resolution."""
+        """Scores and labels of one image at its own resolution; the processes take turns."""
+        if batch_idx % self.trainer.world_size != self.global_rank:
+            return
         segmenter = Segmenter(self.model, self.taxonomy, self.preprocessing, name="in training")
         size = (sample.labels.shape[0], sample.labels.shape[1])
         maps = scores.evaluate(segmenter.prediction(sample.image), list(VALIDATION_SCORES), size)
@@ -82,7 +180,8 @@ class SegmentationTraining(L.LightningModule):
         self._confusion += np.bincount(pairs, minlength=self._confusion.size).reshape(self._confusion.shape)
 
     def on_validation_epoch_end(self) -> None:
-        """Log mIoU, and AP and FPR95 of the pasted objects."""
+        """Log mIoU, and AP and FPR95 of the pasted objects, over all processes."""
+        self._join()
         hits = np.diag(self._confusion)
         union = self._confusion.sum(0) + self._confusion.sum(1) - hits
         self.log("val/mIoU", float(100 * (hits[union > 0] / union[union > 0]).mean()), prog_bar=True)
@@ -92,10 +191,22 @@ class SegmentationTraining(L.LightningModule):
                 self.log(f"val/AP_{name}", values["AP"], prog_bar=name == "eam")
                 self.log(f"val/FPR95_{name}", values["FPR95"])
 
+    def _join(self) -> None:
+        """Give every process the metrics of all."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        parts: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, (self._pixel_metrics, self._confusion))
+        for rank, (metrics, confusion) in enumerate(parts):
+            if rank != self.global_rank:
+                self._confusion = self._confusion + confusion
+                for name, metric in metrics.items():
+                    self._pixel_metrics[name].merge(metric)
+
     def configure_optimizers(self) -> Any:
         """AdamW with polynomial decay; the backbone learns slower."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe), lr=recipe.learning_rate)
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe, self.undecayed), lr=recipe.learning_rate)
 
         def factor(step: int) -> float:
             warm = min(1.0, (step + 1) / (recipe.warmup + 1))
@@ -106,25 +217,40 @@ class SegmentationTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """AdamW's groups: the backbone's rate is lower; norms, embeddings and biases do not decay.
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """How many numbers a model has learned, ``"all"``, and how many it still learns, ``"trainable"``."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"all": sum(size for size, _ in sizes), "trainable": sum(size for size, trainable in sizes if trainable)}
+
+
+def undecayed_parameters(model: nn.Module) -> set[str]:
+    """Names of the norms, embeddings and biases, which weight decay leaves alone.
+
+    To be asked before a model is sharded: then a parameter shows neither its shape nor its module.
+    """
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+    of_norms = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, norms)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    embeddings = ("_embed", "query_feat", "relative_position_bias_table")
+    return of_norms | {
+        name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or name.endswith(embeddings)
+    }
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe, undecayed: set[str]) -> list[dict[str, Any]]:
+    """AdamW's groups: the backbone's rate is lower; ``undecayed`` do not decay.
 
     Returns:
         up to four groups of ``params``, ``lr`` and ``weight_decay``; frozen parameters are in none.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
-    undecayed = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, norms)
-        for parameter in module.parameters(False)
-    }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            embedding = name.endswith(("_embed", "query_feat", "relative_position_bias_table"))
-            decays = parameter.ndim > 1 and id(parameter) not in undecayed and not embedding
-            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
+            groups.setdefault((name.startswith("backbone."), name not in undecayed), []).append(parameter)
     return [
         {
             "params": parameters,

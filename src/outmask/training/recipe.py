@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from outmask.data.datasets import SegmentationDataset, open_dataset
 from outmask.data.labels import Sample
 from outmask.data.negatives import CocoInstances, FolderObjects, MixedObjects, NegativeSource, PasteNegatives
@@ -94,13 +96,18 @@ class Recipe:
         negatives: objects to paste while training; none by default.
         validation_negatives: objects pasted on validation images; they should come from other sources.
         data_root: folder that the datasets' and objects' roots are relative to.
-        pretrained: backbone weights: an ``.npz`` (MobileNetV2; relative to ``data_root``), a transformers folder or a
-            hub id.
-        start_from: model folder to fine-tune; its architecture must equal ``model``.
+        pretrained: backbone weights, relative to ``data_root``: an ``.npz`` (MobileNetV2), a ``.pth`` in torchvision's
+            layout (ResNet, such as Barlow Twins'), or a transformers folder; or a hub id.
+        start_from: model to fine-tune, whatever ``outmask.load`` takes; its architecture must equal ``model``, or is
+            taken over where ``model`` is empty.
+        freeze_backbone: keep the backbone's weights as they are.
         crop: height and width of a training crop.
         short_side: fewest and most pixels of a training image's short side before it is cropped.
         inference_short_side: short side that the trained model resizes its inputs to.
-        iterations, batch_size: of the whole run.
+        iterations: steps of the optimiser.
+        batch_size: images of one iteration, over all processes and accumulated steps.
+        accumulate: forward and backward passes of an iteration, each with its share of the batch and normalised by its
+            own masks.
         learning_rate: of AdamW; the backbone's is multiplied by ``backbone_rate``.
         weight_decay: on all weights but norms, embeddings and biases.
         warmup: iterations of linear warm-up; then polynomial decay with power 0.9.
@@ -111,7 +118,9 @@ class Recipe:
         validation_images: how many images a validation takes, spread evenly; 0 = all.
         seed: of weights, order, augmentation and points.
         precision: Lightning's precision, such as ``32-true`` or ``bf16-mixed``.
-        workers: processes that load data.
+        devices, num_nodes: processes that train, on each of so many machines.
+        strategy: Lightning's name for how they share the work: ``auto``, ``ddp``, ``fsdp`` ...
+        workers: processes that load data, for each that trains.
         licence: of the trained weights.
     """
 
@@ -124,11 +133,13 @@ class Recipe:
     data_root: str = "."
     pretrained: str | None = None
     start_from: str | None = None
+    freeze_backbone: bool = False
     crop: tuple[int, int] = (512, 1024)
     short_side: tuple[int, int] = (512, 2048)
     inference_short_side: int | None = 1024
     iterations: int = 90000
     batch_size: int = 16
+    accumulate: int = 1
     learning_rate: float = 1e-4
     backbone_rate: float = 0.1
     weight_decay: float = 0.05
@@ -140,17 +151,30 @@ class Recipe:
     validation_images: int = 0
     seed: int = 0
     precision: str = "32-true"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
     workers: int = 0
     licence: str = "not stated"
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "chunk", "validate_every"):
+        for name in ("iterations", "batch_size", "accumulate", "chunk", "validate_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise OutmaskError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % (shares := self.accumulate * self.processes):
+            raise OutmaskError(
+                f"batch_size {self.batch_size} can't be shared by {self.processes} processes (devices x num_nodes) "
+                f"in {self.accumulate} accumulated steps: make it a multiple of {shares}"
+            )
         if not self.train:
             raise OutmaskError("a recipe needs at least one dataset under 'train'")
         if not 0 < self.short_side[0] <= self.short_side[1]:
             raise OutmaskError(f"short_side must be a rising pair of pixels, got {self.short_side}")
+
+    @property
+    def processes(self) -> int:
+        """How many train."""
+        return self.devices * self.num_nodes
 
 
 def build_taxonomy(recipe: Recipe) -> Taxonomy:
@@ -160,23 +184,42 @@ def build_taxonomy(recipe: Recipe) -> Taxonomy:
 
 def build_model(recipe: Recipe) -> Mask2Former:
     """The model with its first weights: pre-trained backbone, or those of ``start_from``."""
-    num_classes = build_taxonomy(recipe).num_classes
-    try:
-        config = Mask2FormerConfig(num_classes=num_classes, **recipe.model)
-    except TypeError as error:
-        raise OutmaskError(f"model: {str(error).replace('Mask2FormerConfig.__init__() ', '')}") from None
-    model = Mask2Former(config)
-    if recipe.start_from is not None:
-        from outmask.checkpoints.folder import load_folder
+    model = _fresh_model(recipe) if recipe.start_from is None else _earlier_model(recipe, recipe.start_from)
+    if recipe.freeze_backbone:
+        model.backbone.requires_grad_(False)
+    return model
 
-        bundle = load_folder(Path(recipe.start_from))
-        if bundle.model.config != config:
-            raise OutmaskError(f"start_from: {recipe.start_from} holds another architecture than the recipe's 'model'")
-        model.load_state_dict(bundle.model.state_dict())
-    elif recipe.pretrained is not None:
+
+def _fresh_model(recipe: Recipe) -> Mask2Former:
+    model = Mask2Former(_architecture(recipe))
+    if recipe.pretrained is not None:
         local = Path(recipe.data_root) / recipe.pretrained
         load_pretrained(model.backbone, str(local) if local.exists() else recipe.pretrained)
     return model
+
+
+def _earlier_model(recipe: Recipe, start_from: str) -> Mask2Former:
+    from outmask.checkpoints import load_bundle
+
+    bundle = load_bundle(start_from)
+    num_classes = build_taxonomy(recipe).num_classes
+    if not isinstance(bundle.model, Mask2Former):
+        raise OutmaskError(f"start_from: {start_from} is no mask transformer")
+    if bundle.model.config.num_classes != num_classes:
+        raise OutmaskError(
+            f"start_from: {start_from} knows {bundle.model.config.num_classes} classes, "
+            f"taxonomy {recipe.taxonomy} has {num_classes}"
+        )
+    if recipe.model and bundle.model.config != _architecture(recipe):
+        raise OutmaskError(f"start_from: {start_from} holds another architecture than the recipe's 'model'")
+    return bundle.model
+
+
+def _architecture(recipe: Recipe) -> Mask2FormerConfig:
+    try:
+        return Mask2FormerConfig(num_classes=build_taxonomy(recipe).num_classes, **recipe.model)
+    except TypeError as error:
+        raise OutmaskError(f"model: {str(error).replace('Mask2FormerConfig.__init__() ', '')}") from None
 
 
 def build_criterion(recipe: Recipe) -> SetCriterion:
@@ -242,12 +285,29 @@ def build_validation(recipe: Recipe) -> list[Sample]:
     return samples
 
 
+CACHED_BYTES = 2 << 30
+"""Most memory that one dataset's decoded images may take."""
+
+
 def _open(dataset: DatasetRecipe, recipe: Recipe) -> SegmentationDataset:
-    return open_dataset(
-        dataset.name,
-        Path(recipe.data_root) / dataset.root,
-        dataset.split,
-        target=recipe.taxonomy,
-        ignore_classes=dataset.ignore_classes,
-        cache=True,
-    )
+    def opened(cache: bool) -> SegmentationDataset:
+        return open_dataset(
+            dataset.name,
+            Path(recipe.data_root) / dataset.root,
+            dataset.split,
+            target=recipe.taxonomy,
+            ignore_classes=dataset.ignore_classes,
+            cache=cache,
+        )
+
+    images = opened(cache=False)
+    return opened(cache=True) if _decoded_bytes(images) <= CACHED_BYTES else images
+
+
+def _decoded_bytes(images: SegmentationDataset) -> int:
+    """About what all samples take in memory: as many times as the first image's file says of its own size."""
+    try:
+        with Image.open(images.records[0].image) as first:
+            return len(images) * 5 * first.width * first.height  # image, labels and outliers
+    except OSError:  # not the place to complain: the run leaves out what it can't read
+        return CACHED_BYTES + 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import errno
+import os
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,19 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader, Subset
 
 from outmask.checkpoints import ModelBundle, save_folder
-from outmask.data.labels import Sample
-from outmask.data.transforms import Batch, collate
 from outmask.errors import OutmaskError
 from outmask.preprocessing import Preprocessing
-from outmask.training.module import SegmentationTraining
-from outmask.training.recipe import Recipe, build_taxonomy, build_training_set, build_validation
+from outmask.training.checkpoint import LastCheckpoint, check_checkpoint
+from outmask.training.data import RecipeData
+from outmask.training.module import SegmentationTraining, count_parameters
+from outmask.training.recipe import Recipe
 
-# Where the data lies and who loads it: no part of what is trained.
-PLACES = ("data_root", "workers")
+# Where the data lies and who does the work: no part of what is trained.
+PLACES = ("data_root", "devices", "num_nodes", "strategy", "workers")
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -83,37 +82,40 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
     Args:
         recipe: what to train.
         description: the recipe as plain values, kept in the run's folder and in the model's provenance.
-        out: the run's folder: ``recipe.yaml``, ``last.ckpt``, ``logs/`` and, at the end, ``model/``.
+        out: the run's folder: ``recipe.yaml``, ``last.ckpt``, ``logs/`` and, at the end, ``model/``; where something
+            was not finite, ``before_failure.ckpt`` and ``before_failure.json``. On several machines one that all see.
         resume: continue from ``last.ckpt``.
 
     Returns:
         the trained model's folder.
 
     Raises:
-        OutmaskError: where ``out`` holds a run and ``resume`` is not set, or the run there follows another recipe.
+        OutmaskError: where ``out`` holds a run and ``resume`` is not set, or the run there follows another recipe or
+            its checkpoint is damaged; where the loss is not finite, too many images can't be used, or the disk is full.
     """
     last = out / "last.ckpt"
-    kept = out / "recipe.yaml"
-    if kept.exists():
-        if not resume:
-            raise OutmaskError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-        other = yaml.safe_load(kept.read_text()) or {}
-        settings = {name: value for name, value in description.items() if name not in PLACES}
-        if differing := sorted(name for name, value in settings.items() if other.get(name) != value):
-            raise OutmaskError(f"{out} holds a run of another recipe: {', '.join(differing)} differ")
+    # The processes that Lightning starts for more devices come here too, when the first one has been through.
+    first = _is_first_process()
+    if first:
+        _check_out(description, out, resume)
     module = SegmentationTraining(recipe, Preprocessing(short_side=recipe.inference_short_side))
     data = RecipeData(recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    beside = kept.with_suffix(".partial")
-    beside.write_text(yaml.safe_dump(description, sort_keys=False))
-    beside.replace(kept)
+    if first:
+        _write_description(description, out)
 
+    parameters = count_parameters(module.model)
     _silence_lightning()
     clock = LastCheckpoint(last)
+    # Every start logs into its own folder version_0, version_1 ...: a resume keeps what was logged before.
+    table = CSVLogger(out, "logs")
     trainer = L.Trainer(
         max_epochs=-1,
         max_steps=recipe.iterations,
-        devices=1,
+        devices=recipe.devices,
+        num_nodes=recipe.num_nodes,
+        strategy=recipe.strategy,
+        use_distributed_sampler=False,  # RecipeData shares the draws among the processes
+        accumulate_grad_batches=recipe.accumulate,
         # An epoch is one chunk of iterations: it ends with a checkpoint, and the next one builds its own draws.
         reload_dataloaders_every_n_epochs=1,
         check_val_every_n_epoch=recipe.validate_every,
@@ -124,16 +126,21 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
         default_root_dir=out,
         enable_checkpointing=False,
         enable_model_summary=False,
-        # Every start logs into its own folder version_0, version_1 ...: a resume keeps what was logged before.
-        logger=[CSVLogger(out, "logs"), TensorBoardLogger(str(out), "logs")],
+        logger=[table, TensorBoardLogger(str(out), "logs", version=table.version)],
         callbacks=[clock, RichProgressBar()],
     )
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutmaskError(f"{out}: {error.strerror}: make room, then go on with --resume") from error
     assert trainer.global_step == recipe.iterations, "the loop ended before the recipe did"
     results = trainer.validate(module, data, verbose=False)[0] if recipe.validation else {}
+    if not trainer.is_global_zero:
+        return out / "model"
     bundle = ModelBundle(
         model=module.model,
         taxonomy=module.taxonomy,
@@ -144,6 +151,7 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
             # Where the data lay on one machine says nothing to anybody else.
             "recipe": {name: value for name, value in description.items() if name not in PLACES},
             "iterations": trainer.global_step,
+            "parameters": parameters,
             "training_hours": round(clock.seconds / 3600, 2),
             "validation": {name.removeprefix("val/"): round(float(value), 2) for name, value in results.items()},
         },
@@ -153,65 +161,36 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
     return out / "model"
 
 
-class RecipeData(L.LightningDataModule):
-    """The recipe's draws, one chunk of iterations at a time, and its validation images."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.num_classes = build_taxonomy(recipe).num_classes
-        self.training = build_training_set(recipe)
-        self.validation = build_validation(recipe)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Draws of the next chunk, in their order."""
-        assert self.trainer is not None
-        recipe = self.recipe
-        # By the iterations done: Lightning counts epochs differently after a resume.
-        first = self.trainer.global_step * recipe.batch_size
-        last = min(first + recipe.chunk * recipe.batch_size, len(self.training))
-        return DataLoader(
-            Subset(self.training, range(first, last)),  # type: ignore[arg-type]
-            batch_size=recipe.batch_size,
-            num_workers=recipe.workers,
-            collate_fn=partial(collate, num_classes=self.num_classes),
-            persistent_workers=False,
-        )
-
-    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
-        """Validation images, one at a time at their own size."""
-        if not self.validation:
-            return []
-        return DataLoader(self.validation, batch_size=None, collate_fn=lambda sample: sample)  # type: ignore[arg-type]
+def _is_first_process() -> bool:
+    """Known before Lightning has set up its processes: launchers tell each its rank and that of its machine."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-class LastCheckpoint(Callback):
-    """Keeps one checkpoint, of the last finished chunk, never half-written, and the hours that training took."""
+def _check_out(description: dict[str, Any], out: Path, resume: bool) -> None:
+    """Refuse another run's folder, and one that can't go on."""
+    kept = out / "recipe.yaml"
+    if not kept.exists():
+        return
+    if not resume:
+        raise OutmaskError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+    other = yaml.safe_load(kept.read_text(encoding="utf-8")) or {}
+    settings = {name: value for name, value in description.items() if name not in PLACES}
+    if differing := sorted(name for name, value in settings.items() if other.get(name) != value):
+        raise OutmaskError(f"{out} holds a run of another recipe: {', '.join(differing)} differ")
+    if (last := out / "last.ckpt").exists():
+        check_checkpoint(last)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds = 0.0
-        self._started = time.monotonic()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the chunk's clock."""
-        self._started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write beside, then rename."""
-        self.seconds += time.monotonic() - self._started
-        beside = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            beside.replace(self.path)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self.seconds = float(state_dict["seconds"])
+def _write_description(description: dict[str, Any], out: Path) -> None:
+    """``recipe.yaml``, written beside and renamed."""
+    beside = out / "recipe.partial"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        beside.write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+        beside.replace(out / "recipe.yaml")
+    except OSError as error:
+        raise OutmaskError(f"{out} can't be written ({error.strerror}): choose another --out") from None
 
 
 def _silence_lightning() -> None:
