@@ -1,5 +1,6 @@
-"""Mask2Former's losses: matching, class cross-entropy, mask BCE and dice on sampled points."""
+"""Mask2Former's losses, those on pasted outliers, and those of per-pixel networks (:mod:`outmask.losses.per_pixel`)."""
 
 from outmask.losses.criterion import SetCriterion
+from outmask.losses.outliers import MaskContrastiveLoss, OutlierCrossEntropyLoss, OutlierLoss, RbALoss
 
-__all__ = ["SetCriterion"]
+__all__ = ["MaskContrastiveLoss", "OutlierCrossEntropyLoss", "OutlierLoss", "RbALoss", "SetCriterion"]

@@ -17,14 +17,14 @@ from outmask import scores
 from outmask.data.labels import Sample
 from outmask.data.transforms import Batch, ColorJitter
 from outmask.errors import OutmaskError
-from outmask.losses import SetCriterion
+from outmask.losses import OutlierLoss, SetCriterion
 from outmask.losses.matcher import NotFinite
 from outmask.metrics import PixelMetrics
 from outmask.models import Mask2Former
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
 from outmask.training.checkpoint import is_finite, save_checkpoint
-from outmask.training.recipe import Recipe, build_criterion, build_model, build_taxonomy
+from outmask.training.recipe import Recipe, build_criterion, build_model, build_outlier_loss, build_taxonomy
 from outmask.types import Taxonomy
 
 VALIDATION_SCORES = ("eam", "aem", "am", "unclaimed")
@@ -54,6 +54,7 @@ class SegmentationTraining(L.LightningModule):
         self.model: Mask2Former = build_model(recipe)
         self.undecayed = undecayed_parameters(self.model)
         self.criterion: SetCriterion = build_criterion(recipe)
+        self.outlier_loss: OutlierLoss | None = build_outlier_loss(recipe)
         self.color = ColorJitter()
         self._pixel_metrics: dict[str, PixelMetrics] = {}
         self._confusion = np.zeros((0, 0), dtype=np.int64)
@@ -81,7 +82,11 @@ class SegmentationTraining(L.LightningModule):
         """
         pixels = self.preprocessing.normalise(self._recoloured(batch) * 255)
         torch.manual_seed(self._seed(_NETWORK, *batch.draws[:1]))
-        return self.criterion(self.model(pixels), batch.targets, [self._seed(_POINTS, draw) for draw in batch.draws])
+        prediction = self.model(pixels)
+        # First, in every process: the criterion may stop one of them, and the others would wait for its counts.
+        outlier = {} if self.outlier_loss is None else self.outlier_loss(prediction, batch.targets)
+        seeds = [self._seed(_POINTS, draw) for draw in batch.draws]
+        return {**outlier, **self.criterion(prediction, batch.targets, seeds)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Total loss of one batch.
@@ -98,7 +103,7 @@ class SegmentationTraining(L.LightningModule):
         total = torch.stack(list(losses.values())).sum()
         if not self.trainer.strategy.reduce_boolean_decision(bool(total.isfinite())):
             self._stop({name: float(value.detach()) for name, value in losses.items()})
-        last = {f"train/{name}": losses[name].detach() for name in ("class", "mask", "dice")}
+        last = {f"train/{name}": loss.detach() for name, loss in losses.items() if not name[-1].isdigit()}
         # The mean over the processes is the loss of the joint batch: each divides by the joint normalisers.
         self.log_dict({"train/loss": total.detach(), **last}, batch_size=len(batch.targets), sync_dist=True)
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.targets))

@@ -7,14 +7,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from outmask.data.datasets import SegmentationDataset, open_dataset
+from outmask.data.flow import PatchFlow
 from outmask.data.labels import Sample
-from outmask.data.negatives import CocoInstances, FolderObjects, MixedObjects, NegativeSource, PasteNegatives
+from outmask.data.negatives import (
+    CocoInstances,
+    FlowSamples,
+    FolderObjects,
+    InlierPatches,
+    LabelMapObjects,
+    MixedObjects,
+    NegativeSource,
+    PasteNegatives,
+)
 from outmask.data.taxonomies import taxonomy
 from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, SampleSource, Transform
 from outmask.errors import OutmaskError
-from outmask.losses import SetCriterion
+from outmask.losses import MaskContrastiveLoss, OutlierCrossEntropyLoss, OutlierLoss, RbALoss, SetCriterion
 from outmask.models import Mask2Former, Mask2FormerConfig, load_pretrained
 from outmask.types import Taxonomy
 
@@ -38,22 +49,42 @@ class DatasetRecipe:
 
 @dataclass(frozen=True)
 class ObjectsRecipe:
-    """One source of objects to paste.
+    """One source of negatives to paste.
 
     Attributes:
-        kind: ``"folder"`` of images and masks, or ``"coco"`` instances.
-        root: its folder, relative to ``data_root``; of ``coco`` the images' folder.
-        annotations: of ``coco``: the instance JSON, relative to ``data_root``.
+        kind: ``"folder"`` of images and masks; ``"coco"`` instances; ``"label_maps"``, label regions of images (ADE20K,
+            M2F-EAM 3.4); ``"inlier_patches"`` of the other training images, or ``"flow"``, patches that a normalising
+            flow makes (M2F-EAM table 8).
+        root: its folder, relative to ``data_root``; of ``coco`` the images' folder, of ``flow`` the flow's;
+            ``inlier_patches`` has none.
+        annotations: of ``coco``: the instance JSON; of ``label_maps``: the folder of label maps, below ``root``.
+        images: of ``label_maps``: the folder of images, below ``root``.
         sequences: of ``folder``: the sequences to take; all of them by default.
         exclude: of ``coco``: leave out whole images that show a street class, or only those instances.
+        exclude_ids: of ``label_maps``: label ids that are no negatives.
+        joint: of ``coco``: all objects of an image together (AnomalyMix, Mask2Anomaly).
+        minimum_area: of ``coco``: smallest object, in pixels.
+        minimum_side: of ``coco``: shortest side of an image, in pixels.
+        subset: of ``coco``: so many images, drawn by ``subset_seed`` (Mask2Anomaly table IX: 300, S1 and S2).
+        longest_side: of ``label_maps``: of the image in pixels, drawn anew each time; None keeps its size.
+        side: of ``inlier_patches`` and ``flow``: of a patch, in pixels.
         weight: how often this source is drawn, relative to the others.
     """
 
-    kind: Literal["folder", "coco"]
-    root: str
+    kind: Literal["folder", "coco", "label_maps", "inlier_patches", "flow"]
+    root: str = ""
     annotations: str | None = None
+    images: str = "images/training"
     sequences: list[str] | None = None
     exclude: Literal["image", "instance"] = "image"
+    exclude_ids: list[int] = field(default_factory=list)
+    joint: bool = False
+    minimum_area: int = 1000
+    minimum_side: int = 0
+    subset: int | None = None
+    subset_seed: int = 0
+    longest_side: tuple[int, int] | None = (96, 383)
+    side: tuple[int, int] = (16, 216)
     weight: float = 1.0
 
 
@@ -64,25 +95,45 @@ class NegativesRecipe:
     Attributes:
         sources: where the objects come from.
         probability: share of the images that get objects.
-        count: fewest and most objects an image gets.
-        relative_size: the object's longest side as a fraction of the image's shorter one.
+        count: fewest and most draws from the sources that an image gets.
+        relative_size: the object's longest side as a fraction of the image's shorter one; None keeps the size that the
+            source gives it, in pixels, as both papers do.
     """
 
     sources: list[ObjectsRecipe]
     probability: float = 1.0
     count: tuple[int, int] = (1, 3)
-    relative_size: tuple[float, float] = (0.1, 0.8)
+    relative_size: tuple[float, float] | None = (0.1, 0.8)
+
+
+@dataclass(frozen=True)
+class OutlierLossRecipe:
+    """A loss on pasted pixels, added to the masks' losses.
+
+    Attributes:
+        kind: ``"contrastive"`` (Mask2Anomaly eq. 10-12), ``"bce"`` (eq. 26-27) or ``"rba"`` (Nayal et al. 2023).
+        released: as the released code has it, where that differs from the paper (``contrastive``, ``bce``).
+        margin: of ``contrastive``.
+    """
+
+    kind: Literal["contrastive", "bce", "rba"]
+    released: bool = False
+    margin: float = 0.75
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights and points of the losses; the defaults are Mask2Former's, which both papers keep."""
+    """Weights and points of the losses; the defaults are Mask2Former's, which both papers keep.
+
+    ``outlier`` adds a loss on pasted pixels; None for none.
+    """
 
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
     num_points: int = 12544
+    outlier: OutlierLossRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -235,31 +286,80 @@ def build_criterion(recipe: Recipe) -> SetCriterion:
     )
 
 
+def build_outlier_loss(recipe: Recipe) -> OutlierLoss | None:
+    """The loss on pasted pixels, if there is one.
+
+    Raises:
+        OutmaskError: where the recipe pastes nothing that it could teach.
+    """
+    outlier = recipe.loss.outlier
+    if outlier is None:
+        return None
+    if recipe.negatives is None:
+        raise OutmaskError("loss.outlier is about pasted pixels, but the recipe has no 'negatives' to paste")
+    if outlier.kind == "contrastive":
+        return MaskContrastiveLoss("released" if outlier.released else "margin", outlier.margin)
+    if outlier.kind == "bce":
+        return OutlierCrossEntropyLoss("released" if outlier.released else "probability")
+    return RbALoss()
+
+
 def build_negatives(recipe: NegativesRecipe, data_root: str) -> NegativeSource:
     """The mixture of a recipe's object sources."""
-    root = Path(data_root)
-    sources: list[NegativeSource] = []
-    for objects in recipe.sources:
-        if objects.kind == "folder":
-            sources.append(FolderObjects(root / objects.root, sequences=objects.sequences))
-        elif objects.annotations is None:
-            raise OutmaskError(f"objects of kind coco need 'annotations', the instance JSON of {objects.root}")
-        else:
-            sources.append(CocoInstances(root / objects.annotations, root / objects.root, exclude=objects.exclude))
+    sources = [_build_source(objects, Path(data_root)) for objects in recipe.sources]
     return MixedObjects(sources, [objects.weight for objects in recipe.sources])
+
+
+def _build_source(objects: ObjectsRecipe, data_root: Path) -> NegativeSource:
+    if objects.kind == "inlier_patches":
+        return InlierPatches(objects.side)
+    root = data_root / objects.root
+    if objects.kind == "flow":
+        return FlowSamples(PatchFlow.load(root), objects.side)
+    if objects.kind == "folder":
+        return FolderObjects(root, sequences=objects.sequences)
+    if objects.kind == "label_maps":
+        return LabelMapObjects(
+            root,
+            objects.images,
+            objects.annotations or "annotations/training",
+            longest_side=objects.longest_side,
+            exclude=objects.exclude_ids,
+        )
+    if objects.annotations is None:
+        raise OutmaskError(f"objects of kind coco need 'annotations', the instance JSON of {objects.root}")
+    return CocoInstances(
+        data_root / objects.annotations,
+        root,
+        exclude=objects.exclude,
+        minimum_area=objects.minimum_area,
+        joint=objects.joint,
+        minimum_side=objects.minimum_side,
+        images=objects.subset,
+        seed=objects.subset_seed,
+    )
 
 
 def build_training_set(recipe: Recipe) -> DrawnSamples:
     """All draws of the run, in order; draw i is the same whenever and wherever it is made."""
+    datasets = [_open(dataset, recipe) for dataset in recipe.train]
     transforms: list[Transform] = []
     if recipe.negatives is not None:
         negatives = recipe.negatives
         source = build_negatives(negatives, recipe.data_root)
         # Before the crop, as both papers do, so that objects are cut and scaled with their host.
-        transforms.append(PasteNegatives(source, negatives.probability, negatives.count, negatives.relative_size))
+        transforms.append(
+            PasteNegatives(
+                source,
+                negatives.probability,
+                negatives.count,
+                negatives.relative_size,
+                others=ConcatDataset(datasets),
+            )
+        )
     transforms += [RandomScaleCrop(recipe.crop, recipe.short_side), RandomFlip()]
     return DrawnSamples(
-        [_open(dataset, recipe) for dataset in recipe.train],
+        datasets,
         transforms,
         seed=recipe.seed,
         length=recipe.iterations * recipe.batch_size,
