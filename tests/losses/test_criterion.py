@@ -277,3 +277,20 @@ def test_refuses_targets_that_do_not_fit(random_prediction: PredictionMaker, ran
     foreign = Target(target.class_ids + CLASSES, target.masks, target.ignore, target.outlier)
     with pytest.raises(OutmaskError, match="from 0 to 3"):
         criterion(random_prediction(), [target, foreign])
+
+
+def test_an_image_draws_its_points_by_its_seed_wherever_it_is_in_the_batch(
+    random_prediction: PredictionMaker, random_target: TargetMaker
+) -> None:
+    prediction, targets = random_prediction(auxiliary=1), [random_target(0, 3, ignored_rows=4), random_target(1, 2)]
+    criterion = SetCriterion(CLASSES, num_points=POINTS)
+
+    def turned(layer: MaskPrediction) -> MaskPrediction:
+        auxiliary = tuple(turned(inner) for inner in layer.auxiliary)
+        return MaskPrediction(layer.class_logits.flip(0), layer.mask_logits.flip(0), auxiliary)
+
+    losses = criterion(prediction, targets, [5, 9])
+    torch.testing.assert_close(criterion(turned(prediction), targets[::-1], [9, 5]), losses)
+    assert criterion(prediction, targets, [5, 10])["mask"] != losses["mask"]
+    torch.manual_seed(0)  # the global generator has no say
+    torch.testing.assert_close(criterion(prediction, targets, [5, 9]), losses, rtol=0, atol=0)

@@ -65,3 +65,13 @@ def test_masks_are_counted_over_all_processes(random_target: TargetMaker, monkey
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_reduce", lambda count: count.add_(5))  # the other process holds 5
     assert average_num_masks(targets, device).item() == 4
+
+
+def test_a_single_mask_of_all_processes_weighs_as_much_as_in_one(
+    random_target: TargetMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    for elsewhere, total in ((0, 1), (1, 1)):  # DDP halves the gradient of each process, so half a mask is right
+        monkeypatch.setattr(distributed, "all_reduce", lambda count, added=elsewhere: count.add_(added))
+        assert average_num_masks([random_target(0, total - elsewhere)], torch.device("cpu")).item() == 0.5

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from outmask.models.deformable import DeformableAttention, grid_sample_attention, weighted_gather
+from outmask.models.deformable import (
+    DeformableAttention,
+    _bag_backward,
+    _bag_backward_cpu,
+    grid_sample_attention,
+    weighted_gather,
+)
 from outmask.models.pixel_decoder import PixelDecoder
 
 SIZES = [(3, 4), (5, 7), (1, 2)]
@@ -125,3 +131,18 @@ def test_a_bfloat16_model_finds_its_places_as_well_at_the_far_end_of_a_wide_map(
         full = decoder.float().encode([pixels.float()])[0]
     error = (half - full).abs()
     assert error[..., -128:].mean() < 2 * error[..., :128].mean()
+
+
+@pytest.mark.parametrize(("bags", "entries", "rows"), [(40, 12, 100), (5, 16, 3)], ids=["usual", "more than rows"])
+def test_both_backwards_of_the_weighted_bag_are_that_of_a_plain_sum(bags: int, entries: int, rows: int) -> None:
+    torch.manual_seed(0)
+    index = torch.randint(rows, (bags, entries), dtype=torch.int32)  # rows occur twice in a bag
+    table, coefficient = torch.randn(rows, 6).double(), torch.rand(bags, entries).double()
+    grad = torch.randn(bags, 6).double()
+    leaves = (table.requires_grad_(), coefficient.requires_grad_())
+    plain = (table[index.long()] * coefficient[..., None]).sum(1)
+    expected = torch.autograd.grad(plain, leaves, grad)
+    for backward in (_bag_backward_cpu, _bag_backward):
+        given = backward(table.detach(), index, coefficient.detach(), grad)
+        for mine, other in zip(given, expected, strict=True):
+            torch.testing.assert_close(mine, other)

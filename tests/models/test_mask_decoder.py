@@ -133,3 +133,19 @@ def test_logits_come_from_normed_queries() -> None:
         product = (model.mask_embed(normed)[:, :, :, None, None] * embedding[:, None]).sum(2)
     torch.testing.assert_close(prediction.mask_logits, product, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(prediction.class_logits, model.class_embed(normed))
+
+
+@pytest.mark.parametrize("learning", [[1, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+def test_gradients_of_mask_logits_are_those_of_the_plain_product(learning: list[int]) -> None:
+    """In training the backward leaves out masks without a gradient: only matched ones have any."""
+    model, embedding, _ = decoder()
+    queries = torch.randn(2, QUERIES, DIM)
+    weight = torch.randn(2, QUERIES, *embedding.shape[-2:])
+    weight[0] *= torch.tensor(learning)[:, None, None]
+    leaves = (embedding.requires_grad_(), *model.mask_embed.parameters())
+    masks = model.train().predict(queries, embedding).mask_logits
+    plain = torch.einsum("bnc,bchw->bnhw", model.mask_embed(model.decoder_norm(queries)), embedding)
+    for given, expected in zip(
+        torch.autograd.grad(masks, leaves, weight), torch.autograd.grad(plain, leaves, weight), strict=True
+    ):
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)

@@ -7,11 +7,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# torch says so once of every sparse matrix in rows; the one product used here is tested.
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 LevelSizes = Sequence[tuple[int, int]]
 
@@ -114,33 +120,25 @@ def weighted_gather(value: Tensor, sizes: LevelSizes, pixels: Tensor, weights: T
     """
     batch, tokens, heads, channels = value.shape
     queries = pixels.shape[1]
-    height = torch.tensor([size[0] for size in sizes], device=value.device).view(-1, 1)
-    width = torch.tensor([size[1] for size in sizes], device=value.device).view(-1, 1)
     starts = [0]
     for level_height, level_width in sizes[:-1]:
         starts.append(starts[-1] + level_height * level_width)
-    start = torch.tensor(starts, device=value.device).view(-1, 1)
 
-    corner = pixels.detach().floor()
-    x0, y0 = corner.long().unbind(-1)
-    fx, fy = (pixels - corner).unbind(-1)
-    rows, coefficients = [], []
-    for dy, wy in ((0, 1 - fy), (1, fy)):
-        y = y0 + dy
-        inside_y = (y >= 0) & (y < height)
-        row = y.clamp(min=0).minimum(height - 1) * width + start
-        wy = weights * wy * inside_y
-        for dx, wx in ((0, 1 - fx), (1, fx)):
-            x = x0 + dx
-            inside = (x >= 0) & (x < width)
-            rows.append(row + x.clamp(min=0).minimum(width - 1))
-            coefficients.append(wy * wx * inside)
+    # 32 bits halve the memory that the arithmetic walks through.
+    integers: dict[str, Any] = {"dtype": torch.int32, "device": value.device}
+    height, width = torch.tensor(sizes, **integers).T.unsqueeze(-1)
+    start = torch.tensor(starts, **integers).unsqueeze(-1)
     # Row (b, s, head) of the table is value[b, s, head]; a bag is one (b, query, head).
-    token = torch.stack(rows, -1).flatten(3)
-    image = torch.arange(batch, device=value.device).view(-1, 1, 1, 1)
-    head = torch.arange(heads, device=value.device).view(1, 1, -1, 1)
-    index = ((token + image * tokens) * heads + head).flatten(0, 2)
-    coefficient = torch.stack(coefficients, -1).flatten(3).flatten(0, 2).to(value.dtype)
+    image = torch.arange(batch, **integers).view(-1, 1, 1, 1, 1)
+    head = torch.arange(heads, **integers).view(-1, 1, 1)
+    base = (image * tokens + start) * heads + head
+    x, y = pixels.unbind(-1)
+    columns = [(place * heads, weight) for place, weight in _corners(x, width)]
+    rows = [(place * width * heads + base, weight * weights) for place, weight in _corners(y, height)]
+    # Corners before levels and points: runs of memory stay together.
+    index = torch.stack([row + column for row, _ in rows for column, _ in columns], 3)
+    coefficient = torch.stack([wy * wx for _, wy in rows for _, wx in columns], 3)
+    index, coefficient = (part.flatten(3).flatten(0, 2) for part in (index, coefficient.to(value.dtype)))
     table = value.reshape(batch * tokens * heads, channels)
     if torch.is_grad_enabled() and (table.requires_grad or coefficient.requires_grad):
         output: Tensor = _WeightedBag.apply(table, index, coefficient)  # type: ignore[no-untyped-call]
@@ -149,11 +147,23 @@ def weighted_gather(value: Tensor, sizes: LevelSizes, pixels: Tensor, weights: T
     return output.view(batch, queries, heads * channels)
 
 
-class _WeightedBag(torch.autograd.Function):
-    """``out[i] = sum_j coefficient[i, j] * table[index[i, j]]``, with a backward that gathers instead of scattering.
+def _corners(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The two pixels along one axis between which a position lies, within the map, and their bilinear weights."""
+    first = position.detach().floor()
+    fraction = position - first
+    last = size - 1
+    corners = []
+    for place, weight in ((first.int(), 1 - fraction), (first.int() + 1, fraction)):
+        within = place.clamp(torch.zeros_like(last), last)
+        corners.append((within, weight * (within == place)))
+    return corners
 
-    ``embedding_bag``'s own CPU backward is slower than ``grid_sample``'s. The gradient of the table is again a weighted
-    bag: over the entries that read each row, found by sorting the indices once.
+
+class _WeightedBag(torch.autograd.Function):
+    """``out[i] = sum_j coefficient[i, j] * table[index[i, j]]``, that is ``A table`` with a sparse matrix ``A``.
+
+    Its gradients are ``A^T grad`` for the table, and ``grad table^T`` at the entries of ``A`` for the coefficients;
+    ``embedding_bag``'s own CPU backward is slower than ``grid_sample``'s.
     """
 
     @staticmethod
@@ -165,18 +175,47 @@ class _WeightedBag(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
         table, index, coefficient = ctx.saved_tensors  # type: ignore[attr-defined]
         grad = grads[0].contiguous()
-        bags, entries = index.shape
-        row, order = index.flatten().sort()
-        counts = torch.bincount(row, minlength=table.shape[0])
-        offsets = counts.cumsum(0) - counts
-        grad_table = F.embedding_bag(
-            order // entries, grad, offsets, per_sample_weights=coefficient.flatten()[order], mode="sum"
-        )
-        # Chunked, so that the gathered rows never take more than a few tens of megabytes.
-        grad_coefficient = torch.empty_like(coefficient)
-        step = max(1, 2**22 // (entries * table.shape[1]))
-        for first in range(0, bags, step):
-            chunk = slice(first, first + step)
-            gathered = table[index[chunk].flatten()].view(-1, entries, table.shape[1])
-            torch.bmm(gathered, grad[chunk].unsqueeze(-1), out=grad_coefficient[chunk].unsqueeze(-1))
+        backward = _bag_backward_cpu if table.device.type == "cpu" else _bag_backward
+        grad_table, grad_coefficient = backward(table, index, coefficient, grad)
         return grad_table, None, grad_coefficient
+
+
+def _bag_backward_cpu(table: Tensor, index: Tensor, coefficient: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Sparse products of scipy and torch, in float32 or float64: several times faster than what follows."""
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    bags, entries = index.shape
+    starts = torch.arange(0, bags * entries + 1, entries, dtype=index.dtype)
+    grad = grad.to(dtype)
+    values = coefficient.to(dtype).flatten()
+    matrix = csr_matrix((values.numpy(), index.flatten().numpy(), starts.numpy()), shape=(bags, table.shape[0]))
+    grad_table = torch.from_numpy(matrix.T @ grad.numpy())
+    # torch takes no more entries than the matrix has places: a smaller table (of a map of a few pixels) is padded.
+    table_ = F.pad(table.to(dtype), (0, 0, 0, max(0, entries - table.shape[0])))
+    pattern = torch.sparse_csr_tensor(
+        starts, index.flatten(), torch.zeros_like(values), size=(bags, len(table_)), check_invariants=False
+    )
+    grad_coefficient = torch.sparse.sampled_addmm(pattern, grad, table_.T, beta=0.0).values()
+    return grad_table.to(table.dtype), grad_coefficient.view_as(coefficient).to(coefficient.dtype)
+
+
+def _bag_backward(table: Tensor, index: Tensor, coefficient: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the table is again a weighted bag: over the entries that read each row, found by one sort."""
+    bags, entries = index.shape
+    row, order = index.flatten().sort()
+    counts = torch.bincount(row, minlength=table.shape[0])
+    offsets = (counts.cumsum(0) - counts).to(index.dtype)
+    grad_table = F.embedding_bag(
+        (order // entries).to(index.dtype),
+        grad,
+        offsets,
+        per_sample_weights=coefficient.flatten()[order],
+        mode="sum",
+    )
+    # Chunked, so that the gathered rows never take more than a few tens of megabytes.
+    grad_coefficient = torch.empty_like(coefficient)
+    step = max(1, 2**22 // (entries * table.shape[1]))
+    for first in range(0, bags, step):
+        chunk = slice(first, first + step)
+        gathered = table[index[chunk].flatten()].view(-1, entries, table.shape[1])
+        torch.bmm(gathered, grad[chunk].unsqueeze(-1), out=grad_coefficient[chunk].unsqueeze(-1))
+    return grad_table, grad_coefficient

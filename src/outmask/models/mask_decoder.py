@@ -78,24 +78,62 @@ class MaskDecoder(nn.Module):
 
         position = self.query_embed.expand(batch, -1, -1)
         queries = self.query_feat.expand(batch, -1, -1)
-        predictions: list[MaskPrediction] = []
+        states = [queries]
         for index, layer in enumerate(self.layers):
             level = index % self.num_levels
-            if self.training:
-                predictions.append(self.predict(queries, pixel_embedding))
-            mask = torch.bmm(self._mask_embedding(queries), shrunk[level]).detach()
+            with torch.no_grad():  # a mask decides where to look; it does not learn from that
+                mask = torch.bmm(self._mask_embedding(queries), shrunk[level])
             queries = layer(queries, position, keys[level], values[level], mask)
-        last = self.predict(queries, pixel_embedding)
-        return MaskPrediction(last.class_logits, last.mask_logits, tuple(predictions))
+            states.append(queries)
+        if not self.training:
+            return self.predict(queries, pixel_embedding)
+        # All layers at once: one product with the pixel embeddings, and one gradient of them.
+        together = self.predict(torch.cat(states, 1), pixel_embedding)
+        by_layer = (batch, len(states), -1)
+        *inner, last = map(
+            MaskPrediction,
+            together.class_logits.reshape(*by_layer, together.class_logits.shape[-1]).unbind(1),
+            together.mask_logits.reshape(*by_layer, *pixel_embedding.shape[-2:]).unbind(1),
+        )
+        return MaskPrediction(last.class_logits, last.mask_logits, tuple(inner))
 
     def predict(self, queries: Tensor, pixel_embedding: Tensor) -> MaskPrediction:
         """Class and mask logits of ``(B, N, dim)`` queries (M2F-EAM eq. 1)."""
-        mask_logits = torch.einsum("bnc,bchw->bnhw", self._mask_embedding(queries), pixel_embedding)
+        embedding, pixels = self._mask_embedding(queries), pixel_embedding.flatten(2)
+        if self.training and pixels.device.type == "cpu":
+            masks: Tensor = _MaskLogits.apply(embedding, pixels)  # type: ignore[no-untyped-call]
+        else:
+            masks = torch.bmm(embedding, pixels)
+        mask_logits = masks.reshape(*masks.shape[:2], *pixel_embedding.shape[-2:])
         return MaskPrediction(self.class_embed(self.decoder_norm(queries)), mask_logits)
 
     def _mask_embedding(self, queries: Tensor) -> Tensor:
         embedding: Tensor = self.mask_embed(self.decoder_norm(queries))
         return embedding
+
+
+class _MaskLogits(torch.autograd.Function):
+    """``bmm`` of ``(B, N, dim)`` and ``(B, dim, S)``, whose backward leaves out the masks that have no gradient.
+
+    Most have none: only the few that were matched to a target are compared with anything. For the CPU: a GPU would wait
+    to learn which.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, embedding: Tensor, pixels: Tensor) -> Tensor:
+        ctx.save_for_backward(embedding, pixels)
+        return torch.bmm(embedding, pixels)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, pixels = ctx.saved_tensors  # type: ignore[attr-defined]
+        (grad,) = grads
+        grad_embedding, grad_pixels = torch.zeros_like(embedding), torch.empty_like(pixels)
+        for image, rows in enumerate(grad.any(-1)):
+            learning = grad[image, rows].to(pixels.dtype)
+            grad_embedding[image, rows] = (learning @ pixels[image].T).to(embedding.dtype)
+            torch.mm(embedding[image, rows].to(pixels.dtype).T, learning, out=grad_pixels[image])
+        return grad_embedding, grad_pixels
 
 
 class DecoderLayer(nn.Module):

@@ -53,14 +53,19 @@ class TrainingComparison:
 
 
 def compare_training(
-    steps: int = 3, size: int = 512, batch: int = 2, config: Mask2FormerConfig | None = None
+    steps: int = 3,
+    size: int = 512,
+    batch: int = 2,
+    bfloat16: bool = False,
+    config: Mask2FormerConfig | None = None,
 ) -> TrainingComparison:
-    """Forward and backward of both models, with freshly initialised weights.
+    """Forward and backward of both models on the CPU, with freshly initialised weights.
 
     Args:
         steps: turns that are timed, after one that is not.
         size: height and width of the images in pixels, a multiple of 32.
         batch: images.
+        bfloat16: both as with ``precision: bf16-mixed``; their terms then differ by the rounding, and what it flips.
         config: transformers' configuration; by default that of the published R50 model with Cityscapes' 19 classes.
     """
     torch.manual_seed(0)
@@ -69,6 +74,7 @@ def compare_training(
     theirs = Mask2FormerForUniversalSegmentation(config).train()
     _freeze_batch_norm(theirs)
     ours = convert(theirs, "transformers").train()
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as our training has it
     criterion = SetCriterion(
         config.num_labels,
         class_weight=config.class_weight,
@@ -87,13 +93,15 @@ def compare_training(
 
     def step() -> dict[str, Tensor]:
         ours.zero_grad()
-        losses = criterion(ours(pixels), targets, seeds)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            losses = criterion(ours(pixels.contiguous(memory_format=torch.channels_last)), targets, seeds)
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
         return losses
 
     def peer_step() -> dict[str, Tensor]:
         theirs.zero_grad()
         with (
+            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
             _same_points(theirs, criterion, targets, seeds),
             mock.patch.object(theirs, "get_loss", lambda terms: terms),
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import lightning as L
 import numpy as np
@@ -26,6 +26,8 @@ from outmask.segmenter import Segmenter
 from outmask.training.checkpoint import is_finite, save_checkpoint
 from outmask.training.recipe import Recipe, build_criterion, build_model, build_outlier_loss, build_taxonomy
 from outmask.types import Taxonomy
+
+T = TypeVar("T")
 
 VALIDATION_SCORES = ("eam", "aem", "am", "unclaimed")
 
@@ -52,6 +54,8 @@ class SegmentationTraining(L.LightningModule):
         self.taxonomy: Taxonomy = build_taxonomy(recipe)
         torch.manual_seed(recipe.seed)
         self.model: Mask2Former = build_model(recipe)
+        # Convolutions are fastest in this layout, with weights, and so gradients, in the same.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.undecayed = undecayed_parameters(self.model)
         self.criterion: SetCriterion = build_criterion(recipe)
         self.outlier_loss: OutlierLoss | None = build_outlier_loss(recipe)
@@ -81,6 +85,7 @@ class SegmentationTraining(L.LightningModule):
             NotFinite: where the model's logits are not.
         """
         pixels = self.preprocessing.normalise(self._recoloured(batch) * 255)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(self._seed(_NETWORK, *batch.draws[:1]))
         prediction = self.model(pixels)
         # First, in every process: the criterion may stop one of them, and the others would wait for its counts.
@@ -144,22 +149,21 @@ class SegmentationTraining(L.LightningModule):
 
     def _stop(self, values: dict[str, float]) -> None:
         """Keep what is needed to find the cause, then stop. Called by all processes."""
-        seen = [self._seen]
-        if distributed.is_available() and distributed.is_initialized():
-            seen = [[] for _ in range(distributed.get_world_size())]
-            distributed.all_gather_object(seen, self._seen)
-        names = [name for part in seen for name in part]
+        parts = _from_all_processes((self._seen, values))
+        guilty = [part for part in parts if not all(map(math.isfinite, part[1].values()))]
+        names = [name for seen, _ in guilty for name in seen]
+        culprits = sorted({name for _, part in guilty for name, value in part.items() if not math.isfinite(value)})
         out = Path(self.trainer.default_root_dir)
         kept = "the weights are not finite either, last.ckpt is the last good state"
         if self.trainer.strategy.reduce_boolean_decision(is_finite(self.model)):
             save_checkpoint(self.trainer, out / f"{BEFORE_FAILURE}.ckpt")
             kept = f"the state before it is in {out / BEFORE_FAILURE}.ckpt"
         if self.trainer.is_global_zero:
-            report = {"iteration": self.global_step, "images": names, "values": {k: str(v) for k, v in values.items()}}
+            found = [{name: str(value) for name, value in part.items()} for _, part in guilty]
+            report = {"iteration": self.global_step, "images": names, "values": found}
             (out / f"{BEFORE_FAILURE}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        culprits = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "another process"
         raise OutmaskError(
-            f"iteration {self.global_step}: {culprits} not finite on {', '.join(names)}; {kept}; "
+            f"iteration {self.global_step}: {', '.join(culprits)} not finite on {', '.join(names)}; {kept}; "
             "lower the learning rate or train in float32"
         )
 
@@ -198,11 +202,7 @@ class SegmentationTraining(L.LightningModule):
 
     def _join(self) -> None:
         """Give every process the metrics of all."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return
-        parts: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(parts, (self._pixel_metrics, self._confusion))
-        for rank, (metrics, confusion) in enumerate(parts):
+        for rank, (metrics, confusion) in enumerate(_from_all_processes((self._pixel_metrics, self._confusion))):
             if rank != self.global_rank:
                 self._confusion = self._confusion + confusion
                 for name, metric in metrics.items():
@@ -220,6 +220,15 @@ class SegmentationTraining(L.LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _from_all_processes(value: T) -> list[T]:
+    """What each process calls this with, by rank."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
