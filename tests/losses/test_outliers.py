@@ -1,3 +1,4 @@
+import gc
 import math
 import subprocess
 import sys
@@ -381,7 +382,14 @@ def run_process(rank: int, rendezvous: str) -> dict[str, Tensor]:
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
     try:
-        return step_gradients(nn.parallel.DistributedDataParallel(TinyModel()), slice(2 * rank, 2 * rank + 2))
+        model = nn.parallel.DistributedDataParallel(TinyModel())
+        gradients = step_gradients(model, slice(2 * rank, 2 * rank + 2))
+        # The model lies in a circle of references and holds the group, whose threads must not outlive the interpreter:
+        # a process was seen to abort at its end, once.
+        del model
+        gc.collect()
+        distributed.barrier()  # neither process leaves while the other still needs it
+        return gradients
     finally:
         distributed.destroy_process_group()
 

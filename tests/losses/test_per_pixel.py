@@ -302,6 +302,7 @@ def _process(rank: int, rendezvous: str) -> list[list[Tensor]]:
         for gradient in chain(*gradients):  # as DistributedDataParallel averages them
             distributed.all_reduce(gradient)
             gradient /= 2
+        distributed.barrier()  # neither process leaves while the other still needs it
         return gradients
     finally:
         distributed.destroy_process_group()
