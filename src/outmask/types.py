@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,8 @@ class MaskPrediction:
         class_logits: ``(B, N, K + 1)`` floating; the last class is *no object*.
         mask_logits: ``(B, N, h, w)`` floating, before the sigmoid, usually at 1/4 of the input's resolution.
         auxiliary: the predictions of the inner decoder layers, first to last; empty in eval mode.
+        negative_class: whether the last class before *no object* is UNO's *negative* (Delic et al. 2024), which pasted
+            objects were labelled with: ``class_logits`` are ``(B, N, K + 2)`` then.
 
     Raises:
         OutmaskError: on other ranks, on batch or mask counts that differ, or where no known class is left.
@@ -41,6 +44,7 @@ class MaskPrediction:
     class_logits: Tensor
     mask_logits: Tensor
     auxiliary: tuple[MaskPrediction, ...] = ()
+    negative_class: bool = False
 
     def __post_init__(self) -> None:
         if self.class_logits.ndim != 3 or self.mask_logits.ndim != 4:
@@ -53,13 +57,23 @@ class MaskPrediction:
                 "class_logits and mask_logits must agree in batch and number of masks, "
                 f"got {tuple(self.class_logits.shape[:2])} and {tuple(self.mask_logits.shape[:2])}"
             )
-        if self.class_logits.shape[2] < 2:
+        if self.num_classes < 1:
             raise OutmaskError("class_logits needs at least one known class and 'no object' in its last dimension")
 
     @property
     def num_classes(self) -> int:
-        """K, the known classes (without *no object*)."""
-        return self.class_logits.shape[2] - 1
+        """K, the known classes (without *negative* and *no object*)."""
+        return self.class_logits.shape[2] - 1 - self.negative_class
+
+    def known_class_logits(self) -> Tensor:
+        """``(B, N, K + 1)``: the class logits where *negative* and *no object* are one class.
+
+        The softmax gives the known classes what it gives them among all K + 2.
+        """
+        if not self.negative_class:
+            return self.class_logits
+        rest = self.class_logits[..., self.num_classes :].logsumexp(-1, keepdim=True)
+        return torch.cat([self.class_logits[..., : self.num_classes], rest], -1)
 
 
 @dataclass(frozen=True)

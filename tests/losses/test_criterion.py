@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -294,3 +295,19 @@ def test_an_image_draws_its_points_by_its_seed_wherever_it_is_in_the_batch(
     assert criterion(prediction, targets, [5, 10])["mask"] != losses["mask"]
     torch.manual_seed(0)  # the global generator has no say
     torch.testing.assert_close(criterion(prediction, targets, [5, 9]), losses, rtol=0, atol=0)
+
+
+def test_the_negative_class_is_matched_like_any_other(random_target: TargetMaker) -> None:
+    torch.manual_seed(5)
+    target = random_target(0, 3)
+    pasted = target.masks[2]
+    target = Target(target.class_ids[:2], target.masks[:2], target.ignore, pasted)
+    prediction = MaskPrediction(torch.randn(1, 6, CLASSES + 2), 3 * torch.randn(1, 6, 8, 12))
+    as_class = Target(torch.cat([target.class_ids, torch.tensor([CLASSES])]), torch.cat([target.masks, pasted[None]]),
+                      target.ignore, pasted)  # fmt: skip
+    expected = SetCriterion(CLASSES + 1, num_points=POINTS)(prediction, [as_class], seeds=[1])
+    with_negative = replace(prediction, negative_class=True)
+    losses = SetCriterion(CLASSES, num_points=POINTS, negative_class=True)(with_negative, [target], seeds=[1])
+    assert losses == expected
+    with pytest.raises(OutmaskError, match="has a negative class and the criterion none"):
+        SetCriterion(CLASSES, num_points=POINTS)(with_negative, [target])

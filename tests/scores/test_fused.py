@@ -268,3 +268,24 @@ def test_masks_are_never_held_at_full_size() -> None:
     run = subprocess.run([sys.executable, "-c", MEASURE_PEAK], capture_output=True, text=True, check=True)
     # All 100 masks would take 840 MB; a tile, its second buffer and a few widened rows take about 12.
     assert int(run.stdout) < 150e6
+
+
+def test_a_negative_class_is_no_object_to_all_but_uno() -> None:
+    torch.manual_seed(3)
+    class_logits, mask_logits = 3 * torch.randn(2, 6, 6), 3 * torch.randn(2, 6, 5, 7)
+    negative = MaskPrediction(class_logits, mask_logits, negative_class=True)
+    assert negative.num_classes == 4
+    maps = evaluate(negative, list(SCORES), (10, 14))
+    # Known probabilities as the softmax over all six gives them.
+    probabilities = class_logits.double().softmax(-1)
+    masks = F.interpolate(mask_logits.double(), (10, 14), mode="bilinear", align_corners=False).sigmoid()
+    class_scores = torch.einsum("bqk,bqhw->bkhw", probabilities[..., :4], masks)
+    torch.testing.assert_close(maps["aem"].double(), -class_scores.amax(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps["labels"], class_scores.argmax(1))
+    top = probabilities[..., :4].amax(-1)
+    torch.testing.assert_close(maps["eam"].double(), -torch.einsum("bq,bqhw->bhw", top, masks), atol=1e-5, rtol=0)
+    margin = probabilities[..., 4] - top
+    torch.testing.assert_close(maps["uno"].double(), torch.einsum("bq,bqhw->bhw", margin, masks), atol=1e-5, rtol=0)
+    # A prediction that does not say so has it as its last class: UNO's score is the same.
+    plain = evaluate(MaskPrediction(class_logits, mask_logits), ["uno"], (10, 14))
+    torch.testing.assert_close(plain["uno"], maps["uno"])

@@ -20,6 +20,7 @@ from outmask.losses.masks import (
     target_maps,
 )
 from outmask.losses.matcher import match
+from outmask.losses.negative_class import with_negative_class
 from outmask.losses.points import Generators, draw_training_points, sample_points, seeded_generators
 from outmask.types import MaskPrediction
 
@@ -35,6 +36,7 @@ class SetCriterion:
 
     Attributes:
         num_classes: K, without *no object*.
+        negative_class: pasted objects are no void, but one more class to recognise (UNO, Delic et al. 2024).
         class_weight: of the cross-entropy over all queries, unmatched ones being *no object*.
         mask_weight: of the binary cross-entropy of matched masks.
         dice_weight: of their dice loss.
@@ -55,6 +57,7 @@ class SetCriterion:
     num_points: int = 12544
     oversample: int = 3
     importance: float = 0.75
+    negative_class: bool = False
 
     def __post_init__(self) -> None:
         if self.num_classes < 1 or self.num_points < 1 or self.oversample < 1:
@@ -92,6 +95,8 @@ class SetCriterion:
             OutmaskError: where targets do not fit the prediction; as ``NotFinite`` where a cost of the matching is not.
         """
         self._validate(prediction, targets)
+        if self.negative_class:
+            targets = [with_negative_class(target, self.num_classes) for target in targets]
         layers = (*prediction.auxiliary, prediction)
         with torch.autocast(prediction.mask_logits.device.type, enabled=False):
             counts = [len(target.class_ids) for target in targets]
@@ -130,11 +135,12 @@ class SetCriterion:
     ) -> Tensor:
         """Weighted cross-entropy, summed over all queries of the batch, ``(L,)``."""
         logits = torch.stack([layer.class_logits for layer in layers]).float()  # (L, B, N, K + 1)
-        labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
+        no_object = logits.shape[-1] - 1
+        labels = torch.full(logits.shape[:-1], no_object, device=logits.device)
         layer, target = (queries >= 0).nonzero(as_tuple=True)
         labels[layer, images[target], queries[layer, target]] = class_ids[target]
-        weights = torch.ones(self.num_classes + 1, device=logits.device)
-        weights[-1] = self.no_object_weight
+        weights = torch.ones(no_object + 1, device=logits.device)
+        weights[no_object] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weights, reduction="none")
         return loss.view(len(layers), -1).sum(1)
 
@@ -174,6 +180,11 @@ class SetCriterion:
             raise OutmaskError(
                 f"the prediction has {prediction.num_classes} classes and the criterion {self.num_classes}: "
                 "give both the same"
+            )
+        if prediction.negative_class != self.negative_class:
+            raise OutmaskError(
+                f"the prediction has {'a' if prediction.negative_class else 'no'} negative class and the criterion "
+                f"{'one' if self.negative_class else 'none'}: build both alike"
             )
         if len(targets) != len(prediction.class_logits):
             raise OutmaskError(

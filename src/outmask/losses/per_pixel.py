@@ -100,6 +100,8 @@ class PixelCriterion(ABC):
 
     Attributes:
         num_classes: K.
+        needs_outlier_logits: whether the network needs an outlier head.
+        score: the anomaly score that it trains for.
 
     Raises:
         OutmaskError: where K is below 1, or a weight below 0.
@@ -107,6 +109,7 @@ class PixelCriterion(ABC):
 
     num_classes: int
     needs_outlier_logits: ClassVar[bool] = False
+    score: ClassVar[str] = "msp"
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -180,10 +183,11 @@ class PixelCrossEntropy(PixelCriterion):
 class VoidClassifier(PixelCriterion):
     """Void as class K + 1 (Blum et al. 2021): ``class`` = mean of ``-log softmax(C, O)_label``, the label of void O.
 
-    Everything void is of that class, whether pasted or labelled so by the data set. The score is ``void``.
+    Everything void is of that class, whether pasted or labelled so by the data set.
     """
 
     needs_outlier_logits: ClassVar[bool] = True
+    score: ClassVar[str] = "void"
 
     def _losses(self, pixels: LabelledPixels) -> dict[str, Tensor]:
         assert pixels.outlier_logits is not None
@@ -195,7 +199,7 @@ class VoidClassifier(PixelCriterion):
 
 @dataclass(frozen=True)
 class OutlierHead(PixelCriterion):
-    """A second head tells pasted pixels from those of a class (Bevandic et al. 2022). The score is ``ood-head``.
+    """A second head tells pasted pixels from those of a class (Bevandic et al. 2022).
 
     ``class`` as in :class:`PixelCrossEntropy`; ``outlier`` = ``outlier_weight`` x the mean binary cross-entropy of
     ``sigmoid(O)`` over pixels of a class (0) and pasted ones (1).
@@ -206,6 +210,7 @@ class OutlierHead(PixelCriterion):
 
     outlier_weight: float = 0.2
     needs_outlier_logits: ClassVar[bool] = True
+    score: ClassVar[str] = "ood-head"
 
     def _losses(self, pixels: LabelledPixels) -> dict[str, Tensor]:
         known, both = average_counts(pixels.known, pixels.known | pixels.outlier)
@@ -217,7 +222,7 @@ class OutlierHead(PixelCriterion):
 
 @dataclass(frozen=True)
 class MaximisedEntropy(PixelCriterion):
-    """Pasted pixels shall be of all classes alike (Chan et al. 2021). The score is ``entropy``.
+    """Pasted pixels shall be of all classes alike (Chan et al. 2021).
 
     ``class`` = ``(1 - outlier_weight)`` x that of :class:`PixelCrossEntropy`; ``outlier`` = ``outlier_weight`` x the
     mean cross-entropy to the uniform distribution, ``-1/K sum_k log P_k``, over pasted pixels. The paper's two
@@ -233,6 +238,7 @@ class MaximisedEntropy(PixelCriterion):
     """
 
     outlier_weight: float = 0.9
+    score: ClassVar[str] = "entropy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -254,7 +260,7 @@ class EnergyMargin(PixelCriterion):
 
     ``E = -logsumexp_k C_k``; ``class`` as in :class:`PixelCrossEntropy`; ``energy`` = ``energy_weight / 2`` x (the mean
     of ``max(0, E - known_margin)^2`` over pixels of a class + the mean of ``max(0, outlier_margin - E)^2`` over pasted
-    ones). PEBAL's abstention class, and its smoothness and sparsity terms, are not here. The score is ``energy``.
+    ones). PEBAL's abstention class, and its smoothness and sparsity terms, are not here.
 
     Attributes:
         known_margin: m_in, the energy below which a pixel of a class costs nothing.
@@ -268,6 +274,7 @@ class EnergyMargin(PixelCriterion):
     known_margin: float = -12.0
     outlier_margin: float = -6.0
     energy_weight: float = 0.1
+    score: ClassVar[str] = "energy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -294,8 +301,7 @@ class DenseHybrid(PixelCriterion):
     """Class posterior, outlier posterior and likelihood of one network (Grcic et al. 2022).
 
     ``class`` and ``outlier`` as in :class:`OutlierHead`; ``likelihood`` = ``likelihood_weight`` x the mean of the
-    unnormalised log-likelihood ``logsumexp_k C_k`` over pasted pixels, which is to be low; it has no lower end. The
-    score is ``densehybrid``.
+    unnormalised log-likelihood ``logsumexp_k C_k`` over pasted pixels, which is to be low; it has no lower end.
 
     Attributes:
         likelihood_weight: beta of the released code.
@@ -305,6 +311,7 @@ class DenseHybrid(PixelCriterion):
     likelihood_weight: float = 0.03
     outlier_weight: float = 0.3
     needs_outlier_logits: ClassVar[bool] = True
+    score: ClassVar[str] = "densehybrid"
 
     def _losses(self, pixels: LabelledPixels) -> dict[str, Tensor]:
         known, both, outlier = average_counts(pixels.known, pixels.known | pixels.outlier, pixels.outlier)

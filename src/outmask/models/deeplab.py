@@ -65,6 +65,8 @@ class DeepLabV3Plus(nn.Module):
     number of processes, change a prediction. Works on any size, float32 and bfloat16, CPU and CUDA.
     """
 
+    backbone_prefix = "backbone."
+
     def __init__(self, config: DeepLabV3PlusConfig) -> None:
         super().__init__()
         self.config = config

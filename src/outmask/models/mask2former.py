@@ -32,6 +32,7 @@ class Mask2FormerConfig:
         decoder_layers, decoder_ffn_dim: of the mask decoder.
         decoder_levels: maps that the mask decoder visits round robin.
         attention: ``"masked"``, ``"global"`` (Mask2Anomaly) or ``"cross"``.
+        negative_class: one more class, *negative*, for pasted objects (UNO).
 
     Raises:
         OutmaskError: on counts out of range or a width that the heads don't divide.
@@ -50,6 +51,7 @@ class Mask2FormerConfig:
     decoder_ffn_dim: int = 2048
     decoder_levels: int = 3
     attention: AttentionKind = "masked"
+    negative_class: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % 32 or self.dim % self.num_heads:
@@ -74,6 +76,8 @@ class Mask2Former(nn.Module):
 
     Works on any size, float32 and bfloat16, CPU and CUDA.
     """
+
+    backbone_prefix = "backbone."
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
@@ -100,6 +104,7 @@ class Mask2Former(nn.Module):
             config.decoder_layers,
             config.decoder_levels,
             config.attention,
+            config.negative_class,
         )
 
     def forward(self, pixels: Tensor) -> MaskPrediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +22,7 @@ class MaskDecoder(nn.Module):
 
     Args:
         num_classes: K known classes; the classifier has K + 1 outputs, *no object* last.
+        negative_class: one more output before it, for pasted objects (UNO).
         dim, num_heads, ffn_dim: of the layers.
         num_queries: N, the masks.
         num_layers: decoder layers; the raw queries predict too, so there are ``num_layers + 1`` predictions.
@@ -39,17 +41,19 @@ class MaskDecoder(nn.Module):
         num_layers: int,
         num_levels: int,
         attention: AttentionKind,
+        negative_class: bool = False,
     ) -> None:
         super().__init__()
         if attention not in get_args(AttentionKind):
             raise OutmaskError(f"attention must be one of {', '.join(get_args(AttentionKind))}, got {attention!r}")
         self.num_levels = num_levels
+        self.negative_class = negative_class
         self.query_feat = nn.Parameter(torch.randn(num_queries, dim))
         self.query_embed = nn.Parameter(torch.randn(num_queries, dim))
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, attention) for _ in range(num_layers))
         self.decoder_norm = nn.LayerNorm(dim)
-        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.class_embed = nn.Linear(dim, num_classes + negative_class + 1)
         self.mask_embed = nn.Sequential(
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
         )
@@ -90,12 +94,15 @@ class MaskDecoder(nn.Module):
         # All layers at once: one product with the pixel embeddings, and one gradient of them.
         together = self.predict(torch.cat(states, 1), pixel_embedding)
         by_layer = (batch, len(states), -1)
-        *inner, last = map(
-            MaskPrediction,
-            together.class_logits.reshape(*by_layer, together.class_logits.shape[-1]).unbind(1),
-            together.mask_logits.reshape(*by_layer, *pixel_embedding.shape[-2:]).unbind(1),
+        *inner, last = (
+            replace(together, class_logits=class_logits, mask_logits=mask_logits)
+            for class_logits, mask_logits in zip(
+                together.class_logits.reshape(*by_layer, together.class_logits.shape[-1]).unbind(1),
+                together.mask_logits.reshape(*by_layer, *pixel_embedding.shape[-2:]).unbind(1),
+                strict=True,
+            )
         )
-        return MaskPrediction(last.class_logits, last.mask_logits, tuple(inner))
+        return replace(last, auxiliary=tuple(inner))
 
     def predict(self, queries: Tensor, pixel_embedding: Tensor) -> MaskPrediction:
         """Class and mask logits of ``(B, N, dim)`` queries (M2F-EAM eq. 1)."""
@@ -105,7 +112,8 @@ class MaskDecoder(nn.Module):
         else:
             masks = torch.bmm(embedding, pixels)
         mask_logits = masks.reshape(*masks.shape[:2], *pixel_embedding.shape[-2:])
-        return MaskPrediction(self.class_embed(self.decoder_norm(queries)), mask_logits)
+        class_logits = self.class_embed(self.decoder_norm(queries))
+        return MaskPrediction(class_logits, mask_logits, negative_class=self.negative_class)
 
     def _mask_embedding(self, queries: Tensor) -> Tensor:
         embedding: Tensor = self.mask_embed(self.decoder_norm(queries))

@@ -80,6 +80,8 @@ class PerPixel(nn.Module):
     any size, float32 and bfloat16, CPU and CUDA.
     """
 
+    backbone_prefix = "backbone."
+
     def __init__(self, config: PerPixelConfig) -> None:
         super().__init__()
         self.config = config

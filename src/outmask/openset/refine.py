@@ -62,7 +62,7 @@ def refinement_mask(
     dtype = torch.promote_types(torch.promote_types(masks.dtype, prediction.class_logits.dtype), torch.float32)
     keep = torch.ones((masks.shape[0], *size), dtype=torch.bool, device=masks.device)
     with torch.autocast(masks.device.type, enabled=False):
-        probability, class_id = prediction.class_logits.to(dtype).softmax(-1).max(-1)
+        probability, class_id = prediction.known_class_logits().to(dtype).softmax(-1).max(-1)
         chosen = removed[class_id] & (probability > _CONFIDENT)
         # s m >= 1/2 is M >= logit(1 / (2 s)): no sigmoid of the tiles.
         least_logits = torch.logit(_COVERED / probability)

@@ -63,6 +63,8 @@ class Score:
         equation: what is computed, in the notation above.
         source: who proposed it.
         display_range: K -> the values that pictures show as certainly known and certainly unknown.
+        sees_negative: whether the weights see the *negative* class of a prediction that has one. To all others it is
+            no object.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Score:
     equation: str
     source: str
     display_range: Callable[[int], tuple[float, float]]
+    sees_negative: bool = False
 
 
 def class_probabilities(class_logits: Tensor) -> Tensor:
@@ -229,6 +232,7 @@ _DECLARED = (
         equation="sum_q m_q [P_q(negative) - max_(k not negative) P_q(k)], negative = the last of the K classes",
         source="UNO (Delic et al. 2024)",
         display_range=lambda k: (-1.0, 1.0),
+        sees_negative=True,
     ),
     Score(
         name="unclaimed",

@@ -45,7 +45,8 @@ def evaluate(
     but the default ``"highest"`` costs resolution, which mask scores need close to -1.
 
     Args:
-        prediction: ``(B, N, K + 1)`` class and ``(B, N, h, w)`` mask logits.
+        prediction: ``(B, N, K + 1)`` class and ``(B, N, h, w)`` mask logits; a *negative* class beside the K known ones
+            is no object to all scores but UNO's, and to the labels.
         scores: what to evaluate.
         size: ``(H, W)`` of the output, both at least 1.
         with_labels: also give the closed-set labels.
@@ -70,10 +71,11 @@ def evaluate(
     if with_labels:
         maps["labels"] = torch.empty((batch, *size), dtype=torch.int64, device=device)
     scratch = torch.empty(0, dtype=dtype, device=device)
+    known = prediction.known_class_logits()
 
     with torch.autocast(device.type, enabled=False):
         for image in range(batch):
-            groups = _groups(prediction.class_logits[image].to(dtype), scores, with_labels)
+            groups = _groups(known[image].to(dtype), prediction.class_logits[image].to(dtype), scores, with_labels)
             for rows, tile in upsampled_tiles(masks[image], size, tile_rows, dtype):
                 logits = Stack(tile.flatten(1))
                 for group in groups:
@@ -107,8 +109,9 @@ class _Group:
     with_labels: bool
 
 
-def _groups(class_logits: Tensor, scores: Sequence[Score], with_labels: bool) -> list[_Group]:
+def _groups(known: Tensor, all_classes: Tensor, scores: Sequence[Score], with_labels: bool) -> list[_Group]:
     """The pools that ``scores`` need of one image, those that don't need a buffer first."""
+    seeing = {score.weights for score in scores if score.sees_negative}
     groups = []
     for pool in Pool:
         members = tuple(score for score in scores if score.pool is pool)
@@ -117,7 +120,7 @@ def _groups(class_logits: Tensor, scores: Sequence[Score], with_labels: bool) ->
         if pool is Pool.MAX and members:
             groups.append(_Group(_strongest_probability, weights, [1], members, False))
         elif weights:
-            columns = [weight(class_logits) for weight in weights if weight is not None]
+            columns = [weight(all_classes if weight in seeing else known) for weight in weights if weight is not None]
             widths = [column.shape[1] for column in columns]
             groups.append(_Group(_WEIGHTED[pool](torch.cat(columns, 1)), weights, widths, members, labelled))
     return groups

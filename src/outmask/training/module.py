@@ -19,17 +19,28 @@ from outmask.data.transforms import Batch, ColorJitter
 from outmask.errors import OutmaskError
 from outmask.losses import OutlierLoss, SetCriterion
 from outmask.losses.matcher import NotFinite
+from outmask.losses.per_pixel import PixelCriterion
 from outmask.metrics import PixelMetrics
 from outmask.models import Mask2Former
+from outmask.models.architectures import Model
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
 from outmask.training.checkpoint import is_finite, save_checkpoint
-from outmask.training.recipe import Recipe, build_criterion, build_model, build_outlier_loss, build_taxonomy
+from outmask.training.recipe import (
+    Recipe,
+    backbone_of,
+    build_criterion,
+    build_model,
+    build_outlier_loss,
+    build_taxonomy,
+)
 from outmask.types import Taxonomy
 
 T = TypeVar("T")
 
-VALIDATION_SCORES = ("eam", "aem", "am", "unclaimed")
+MASK_SCORES = ("eam", "aem", "am", "unclaimed")
+PIXEL_SCORES = ("msp", "maxlogit", "entropy", "energy")
+"""What a validation measures, beside the score that the model's loss is for."""
 
 BEFORE_FAILURE = "before_failure"
 """Files of a run that stopped because something was not finite: its state before (.ckpt), what it saw (.json)."""
@@ -53,11 +64,11 @@ class SegmentationTraining(L.LightningModule):
         self.preprocessing = preprocessing
         self.taxonomy: Taxonomy = build_taxonomy(recipe)
         torch.manual_seed(recipe.seed)
-        self.model: Mask2Former = build_model(recipe)
+        self.model: Model = build_model(recipe)
         # Convolutions are fastest in this layout, with weights, and so gradients, in the same.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.undecayed = undecayed_parameters(self.model)
-        self.criterion: SetCriterion = build_criterion(recipe)
+        self.criterion: SetCriterion | PixelCriterion = build_criterion(recipe, isinstance(self.model, Mask2Former))
         self.outlier_loss: OutlierLoss | None = build_outlier_loss(recipe)
         self.color = ColorJitter()
         self._pixel_metrics: dict[str, PixelMetrics] = {}
@@ -69,7 +80,7 @@ class SegmentationTraining(L.LightningModule):
         """As ``nn.Module.train``, leaving a frozen backbone in eval mode: no stochastic depth in it."""
         super().train(mode)
         if self.recipe.freeze_backbone:
-            self.model.backbone.eval()
+            backbone_of(self.model).eval()
         return self
 
     def transfer_batch_to_device(
@@ -88,6 +99,8 @@ class SegmentationTraining(L.LightningModule):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(self._seed(_NETWORK, *batch.draws[:1]))
         prediction = self.model(pixels)
+        if isinstance(self.criterion, PixelCriterion):
+            return self.criterion(prediction, batch.targets)
         # First, in every process: the criterion may stop one of them, and the others would wait for its counts.
         outlier = {} if self.outlier_loss is None else self.outlier_loss(prediction, batch.targets)
         seeds = [self._seed(_POINTS, draw) for draw in batch.draws]
@@ -167,10 +180,16 @@ class SegmentationTraining(L.LightningModule):
             "lower the learning rate or train in float32"
         )
 
+    def _validation_scores(self) -> tuple[str, ...]:
+        """The names; the first one is shown while training."""
+        if isinstance(self.criterion, PixelCriterion):
+            return tuple(dict.fromkeys((self.criterion.score, *PIXEL_SCORES)))
+        return ("uno", *MASK_SCORES) if self.criterion.negative_class else MASK_SCORES
+
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics."""
         classes = self.taxonomy.num_classes
-        self._pixel_metrics = {name: PixelMetrics() for name in VALIDATION_SCORES}
+        self._pixel_metrics = {name: PixelMetrics() for name in self._validation_scores()}
         self._confusion = np.zeros((classes, classes), dtype=np.int64)
 
     def validation_step(self, sample: Sample, batch_idx: int) -> None:
@@ -179,7 +198,7 @@ class SegmentationTraining(L.LightningModule):
             return
         segmenter = Segmenter(self.model, self.taxonomy, self.preprocessing, name="in training")
         size = (sample.labels.shape[0], sample.labels.shape[1])
-        maps = scores.evaluate(segmenter.prediction(sample.image), list(VALIDATION_SCORES), size)
+        maps = scores.evaluate(segmenter.prediction(sample.image), list(self._pixel_metrics), size)
         known = sample.labels < self.taxonomy.num_classes
         anomaly = np.where(sample.outlier, 1, np.where(known, 0, 255)).astype(np.uint8)
         for name, metric in self._pixel_metrics.items():
@@ -197,7 +216,7 @@ class SegmentationTraining(L.LightningModule):
         if self.recipe.validation_negatives is not None:
             for name, metric in self._pixel_metrics.items():
                 values = metric.compute()
-                self.log(f"val/AP_{name}", values["AP"], prog_bar=name == "eam")
+                self.log(f"val/AP_{name}", values["AP"], prog_bar=name == next(iter(self._pixel_metrics)))
                 self.log(f"val/FPR95_{name}", values["FPR95"])
 
     def _join(self) -> None:
@@ -211,7 +230,8 @@ class SegmentationTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with polynomial decay; the backbone learns slower."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe, self.undecayed), lr=recipe.learning_rate)
+        groups = parameter_groups(self.model, recipe, self.undecayed)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
         def factor(step: int) -> float:
             warm = min(1.0, (step + 1) / (recipe.warmup + 1))
@@ -255,7 +275,7 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
     }
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe, undecayed: set[str]) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, recipe: Recipe, undecayed: set[str]) -> list[dict[str, Any]]:
     """AdamW's groups: the backbone's rate is lower; ``undecayed`` do not decay.
 
     Returns:
@@ -264,7 +284,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe, undecayed: set[str]) -> l
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone."), name not in undecayed), []).append(parameter)
+            groups.setdefault((name.startswith(model.backbone_prefix), name not in undecayed), []).append(parameter)
     return [
         {
             "params": parameters,

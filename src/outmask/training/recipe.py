@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+from torch import nn
 from torch.utils.data import ConcatDataset
 
 from outmask.data.datasets import SegmentationDataset, open_dataset
@@ -26,7 +27,26 @@ from outmask.data.taxonomies import taxonomy
 from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, SampleSource, Transform
 from outmask.errors import OutmaskError
 from outmask.losses import MaskContrastiveLoss, OutlierCrossEntropyLoss, OutlierLoss, RbALoss, SetCriterion
-from outmask.models import Mask2Former, Mask2FormerConfig, load_pretrained
+from outmask.losses.per_pixel import (
+    DenseHybrid,
+    EnergyMargin,
+    MaximisedEntropy,
+    OutlierHead,
+    PixelCriterion,
+    PixelCrossEntropy,
+    VoidClassifier,
+)
+from outmask.models import load_pretrained
+from outmask.models.architectures import (
+    HEADS,
+    MASK2FORMER,
+    Model,
+    build_architecture,
+    configure,
+    describe_architecture,
+    with_head,
+)
+from outmask.models.semantic_segmentation import SemanticSegmentationModel
 from outmask.types import Taxonomy
 
 
@@ -55,8 +75,8 @@ class ObjectsRecipe:
         kind: ``"folder"`` of images and masks; ``"coco"`` instances; ``"label_maps"``, label regions of images (ADE20K,
             M2F-EAM 3.4); ``"inlier_patches"`` of the other training images, or ``"flow"``, patches that a normalising
             flow makes (M2F-EAM table 8).
-        root: its folder, relative to ``data_root``; of ``coco`` the images' folder, of ``flow`` the flow's;
-            ``inlier_patches`` has none.
+        root: its folder, relative to ``data_root``; of ``coco`` the images' folder, of ``flow`` the flow's, which may
+            also lie elsewhere; ``inlier_patches`` has none.
         annotations: of ``coco``: the instance JSON; of ``label_maps``: the folder of label maps, below ``root``.
         images: of ``label_maps``: the folder of images, below ``root``.
         sequences: of ``folder``: the sequences to take; all of them by default.
@@ -108,24 +128,39 @@ class NegativesRecipe:
 
 @dataclass(frozen=True)
 class OutlierLossRecipe:
-    """A loss on pasted pixels, added to the masks' losses.
+    """What is learned from pasted pixels, beyond that no mask claims them.
 
     Attributes:
-        kind: ``"contrastive"`` (Mask2Anomaly eq. 10-12), ``"bce"`` (eq. 26-27) or ``"rba"`` (Nayal et al. 2023).
+        kind: of mask models ``"contrastive"`` (Mask2Anomaly eq. 10-12), ``"bce"`` (eq. 26-27), ``"rba"`` (Nayal et al.
+            2023) or ``"negative_class"`` (UNO, Delic et al. 2024: the model gets that class); of per-pixel models
+            ``"void_classifier"``, ``"outlier_head"``, ``"maximised_entropy"``, ``"energy_margin"`` or
+            ``"densehybrid"`` (:mod:`outmask.losses.per_pixel`; the model gets an outlier head where the loss needs
+            it).
         released: as the released code has it, where that differs from the paper (``contrastive``, ``bce``).
         margin: of ``contrastive``.
     """
 
-    kind: Literal["contrastive", "bce", "rba"]
+    kind: Literal[
+        "contrastive",
+        "bce",
+        "rba",
+        "negative_class",
+        "void_classifier",
+        "outlier_head",
+        "maximised_entropy",
+        "energy_margin",
+        "densehybrid",
+    ]
     released: bool = False
     margin: float = 0.75
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights and points of the losses; the defaults are Mask2Former's, which both papers keep.
+    """Weights and points of the masks' losses; the defaults are Mask2Former's, which both papers keep.
 
-    ``outlier`` adds a loss on pasted pixels; None for none.
+    Per-pixel models have a cross-entropy in their place. ``outlier`` says what pasted pixels teach; None for nothing
+    more than void does.
     """
 
     class_weight: float = 2.0
@@ -143,14 +178,18 @@ class Recipe:
     Attributes:
         taxonomy: target classes; every dataset is mapped to them.
         train, validation: labelled datasets.
-        model: fields of ``Mask2FormerConfig`` without ``num_classes``.
+        reproduces: which row of which paper's table, if any.
+        model: the architecture: ``kind`` (``mask2former``, ``per_pixel``, ``deeplab_v3_plus`` or
+            ``semantic_segmentation``; by default the first) and the fields of its configuration
+            (:mod:`outmask.models`), without ``num_classes``.
         negatives: objects to paste while training; none by default.
         validation_negatives: objects pasted on validation images; they should come from other sources.
         data_root: folder that the datasets' and objects' roots are relative to.
         pretrained: backbone weights, relative to ``data_root``: an ``.npz`` (MobileNetV2), a ``.pth`` in torchvision's
-            layout (ResNet, such as Barlow Twins'), or a transformers folder; or a hub id.
+            layout (ResNet, such as Barlow Twins'), or a transformers folder; or a hub id. Of ``semantic_segmentation``
+            the whole network, which ``model`` then need not describe.
         start_from: model to fine-tune, whatever ``outmask.load`` takes; its architecture must equal ``model``, or is
-            taken over where ``model`` is empty.
+            taken over where ``model`` is empty. A head that the loss needs and it lacks starts from nothing.
         freeze_backbone: keep the backbone's weights as they are.
         crop: height and width of a training crop.
         short_side: fewest and most pixels of a training image's short side before it is cropped.
@@ -177,6 +216,7 @@ class Recipe:
 
     taxonomy: str
     train: list[DatasetRecipe]
+    reproduces: str = ""
     validation: list[DatasetRecipe] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     negatives: NegativesRecipe | None = None
@@ -219,6 +259,8 @@ class Recipe:
             )
         if not self.train:
             raise OutmaskError("a recipe needs at least one dataset under 'train'")
+        if self.loss.outlier is not None and self.negatives is None:
+            raise OutmaskError("loss.outlier is about pasted pixels, but the recipe has no 'negatives' to paste")
         if not 0 < self.short_side[0] <= self.short_side[1]:
             raise OutmaskError(f"short_side must be a rising pair of pixels, got {self.short_side}")
 
@@ -233,75 +275,122 @@ def build_taxonomy(recipe: Recipe) -> Taxonomy:
     return taxonomy(recipe.taxonomy)
 
 
-def build_model(recipe: Recipe) -> Mask2Former:
-    """The model with its first weights: pre-trained backbone, or those of ``start_from``."""
+def build_model(recipe: Recipe) -> Model:
+    """The model with its first weights: pre-trained backbone, or those of ``start_from``.
+
+    Raises:
+        OutmaskError: on an architecture or weights that don't fit the recipe.
+    """
     model = _fresh_model(recipe) if recipe.start_from is None else _earlier_model(recipe, recipe.start_from)
     if recipe.freeze_backbone:
-        model.backbone.requires_grad_(False)
+        backbone_of(model).requires_grad_(False)
     return model
 
 
-def _fresh_model(recipe: Recipe) -> Mask2Former:
-    model = Mask2Former(_architecture(recipe))
-    if recipe.pretrained is not None:
-        local = Path(recipe.data_root) / recipe.pretrained
-        load_pretrained(model.backbone, str(local) if local.exists() else recipe.pretrained)
+def backbone_of(model: Model) -> nn.Module:
+    """The part that comes pre-trained."""
+    return model.get_submodule(model.backbone_prefix.removesuffix("."))
+
+
+def _fresh_model(recipe: Recipe) -> Model:
+    source = recipe.pretrained
+    if source is not None and (local := Path(recipe.data_root) / source).exists():
+        source = str(local)
+    if source is not None and recipe.model.get("kind") == "semantic_segmentation":
+        if "network" in recipe.model:
+            raise OutmaskError("model: 'network' is what 'pretrained' holds: give one of the two")
+        return SemanticSegmentationModel.from_pretrained(source, **_outputs(recipe, of_masks=False))
+    model = build_architecture(_architecture(recipe))
+    if source is not None:
+        load_pretrained(backbone_of(model), source)
     return model
 
 
-def _earlier_model(recipe: Recipe, start_from: str) -> Mask2Former:
+def _earlier_model(recipe: Recipe, start_from: str) -> Model:
     from outmask.checkpoints import load_bundle
 
-    bundle = load_bundle(start_from)
-    num_classes = build_taxonomy(recipe).num_classes
-    if not isinstance(bundle.model, Mask2Former):
-        raise OutmaskError(f"start_from: {start_from} is no mask transformer")
-    if bundle.model.config.num_classes != num_classes:
+    model = load_bundle(start_from).model
+    description = describe_architecture(model)
+    kind = description["kind"]
+    outputs = _outputs(recipe, of_masks=kind == MASK2FORMER)
+    if description["num_classes"] != outputs["num_classes"]:
         raise OutmaskError(
-            f"start_from: {start_from} knows {bundle.model.config.num_classes} classes, "
-            f"taxonomy {recipe.taxonomy} has {num_classes}"
+            f"start_from: {start_from} knows {description['num_classes']} classes, "
+            f"taxonomy {recipe.taxonomy} has {outputs['num_classes']}"
         )
-    if recipe.model and bundle.model.config != _architecture(recipe):
+    if stranger := next((head for head in HEADS if description.get(head) and not outputs.get(head)), None):
+        raise OutmaskError(f"start_from: {start_from} has a {stranger}, which this recipe's loss does not train")
+    if recipe.model and (
+        recipe.model.get("kind", MASK2FORMER) != kind
+        or configure(_architecture(recipe)) != configure({**description, **outputs})
+    ):
         raise OutmaskError(f"start_from: {start_from} holds another architecture than the recipe's 'model'")
-    return bundle.model
+    return with_head(model, {**description, **outputs}) if {**description, **outputs} != description else model
 
 
-def _architecture(recipe: Recipe) -> Mask2FormerConfig:
-    try:
-        return Mask2FormerConfig(num_classes=build_taxonomy(recipe).num_classes, **recipe.model)
-    except TypeError as error:
-        raise OutmaskError(f"model: {str(error).replace('Mask2FormerConfig.__init__() ', '')}") from None
+def _architecture(recipe: Recipe) -> dict[str, Any]:
+    """The description of the model's architecture, with the outputs that its loss needs."""
+    return {**recipe.model, **_outputs(recipe, recipe.model.get("kind", MASK2FORMER) == MASK2FORMER)}
 
 
-def build_criterion(recipe: Recipe) -> SetCriterion:
-    """The losses."""
+def _outputs(recipe: Recipe, of_masks: bool) -> dict[str, Any]:
+    """The known classes, and a head beside them where the loss on pasted pixels trains one."""
+    outputs: dict[str, Any] = {"num_classes": build_taxonomy(recipe).num_classes}
+    kind = None if recipe.loss.outlier is None else recipe.loss.outlier.kind
+    if kind is not None and (kind in _OF_PIXELS) == of_masks:
+        raise OutmaskError(
+            f"loss.outlier: {kind} is no loss of {'mask' if of_masks else 'per-pixel'} models: choose from "
+            + ", ".join(["contrastive", "bce", "rba", "negative_class"] if of_masks else _OF_PIXELS)
+        )
+    if kind == "negative_class":
+        outputs["negative_class"] = True
+    if kind in _OF_PIXELS and _OF_PIXELS[kind].needs_outlier_logits:
+        outputs["outlier_head"] = True
+    return outputs
+
+
+_OF_PIXELS: dict[str, type[PixelCriterion]] = {
+    "void_classifier": VoidClassifier,
+    "outlier_head": OutlierHead,
+    "maximised_entropy": MaximisedEntropy,
+    "energy_margin": EnergyMargin,
+    "densehybrid": DenseHybrid,
+}
+
+
+def build_criterion(recipe: Recipe, of_masks: bool) -> SetCriterion | PixelCriterion:
+    """The losses, but for what is added to those of masks (:func:`build_outlier_loss`).
+
+    Args:
+        recipe: of the run.
+        of_masks: whether the model predicts masks, or a class for each pixel.
+    """
     loss = recipe.loss
+    num_classes = build_taxonomy(recipe).num_classes
+    kind = None if loss.outlier is None else loss.outlier.kind
+    if not of_masks:
+        return (PixelCrossEntropy if kind is None else _OF_PIXELS[kind])(num_classes)
     return SetCriterion(
-        build_taxonomy(recipe).num_classes,
+        num_classes,
         class_weight=loss.class_weight,
         mask_weight=loss.mask_weight,
         dice_weight=loss.dice_weight,
         no_object_weight=loss.no_object_weight,
         num_points=loss.num_points,
+        negative_class=kind == "negative_class",
     )
 
 
 def build_outlier_loss(recipe: Recipe) -> OutlierLoss | None:
-    """The loss on pasted pixels, if there is one.
-
-    Raises:
-        OutmaskError: where the recipe pastes nothing that it could teach.
-    """
+    """The loss that is added to those of masks, if there is one."""
     outlier = recipe.loss.outlier
     if outlier is None:
         return None
-    if recipe.negatives is None:
-        raise OutmaskError("loss.outlier is about pasted pixels, but the recipe has no 'negatives' to paste")
     if outlier.kind == "contrastive":
         return MaskContrastiveLoss("released" if outlier.released else "margin", outlier.margin)
     if outlier.kind == "bce":
         return OutlierCrossEntropyLoss("released" if outlier.released else "probability")
-    return RbALoss()
+    return RbALoss() if outlier.kind == "rba" else None
 
 
 def build_negatives(recipe: NegativesRecipe, data_root: str) -> NegativeSource:
@@ -314,8 +403,8 @@ def _build_source(objects: ObjectsRecipe, data_root: Path) -> NegativeSource:
     if objects.kind == "inlier_patches":
         return InlierPatches(objects.side)
     root = data_root / objects.root
-    if objects.kind == "flow":
-        return FlowSamples(PatchFlow.load(root), objects.side)
+    if objects.kind == "flow":  # of one's own training, seldom among the data
+        return FlowSamples(PatchFlow.load(root if root.exists() else objects.root), objects.side)
     if objects.kind == "folder":
         return FolderObjects(root, sequences=objects.sequences)
     if objects.kind == "label_maps":
