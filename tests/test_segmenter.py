@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import outmask
+from outmask.checkpoints import ModelBundle, save_folder
 from outmask.errors import OutmaskError
 from outmask.models import Mask2Former, Mask2FormerConfig
 from outmask.preprocessing import Preprocessing
@@ -114,6 +115,33 @@ def test_a_mirrored_image_has_the_mirrored_average(segmenter: Segmenter) -> None
     mirrored = segmenter.predict(np.ascontiguousarray(array[:, ::-1]), flip=True).score
     np.testing.assert_allclose(straight, mirrored[:, ::-1], atol=1e-5)
     assert np.abs(straight - segmenter.predict(array).score).max() > 1e-3
+
+
+def test_several_models_are_an_ensemble(segmenter: Segmenter, tmp_path: Path) -> None:
+    folders = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        bundle = ModelBundle(
+            Mask2Former(segmenter.model.config),  # type: ignore[arg-type]
+            segmenter.taxonomy,
+            segmenter.preprocessing,
+            "none",
+            {},
+            "",
+            {"eam": {"threshold": -0.5}},
+        )
+        folders.append(str(tmp_path / f"m{seed}"))
+        save_folder(bundle, folders[-1])
+    ensemble = outmask.load(folders, device="cpu")
+    assert isinstance(ensemble, outmask.Ensemble)
+    assert ensemble.name == "m0 + m1"
+    single = [outmask.load(folder, device="cpu").predict(image()) for folder in folders]
+    assert [result.threshold for result in single] == [-0.5, -0.5]
+    result = ensemble.predict([image()])[0]
+    np.testing.assert_allclose(result.score, (single[0].score + single[1].score) / 2, atol=1e-6)
+    assert result.threshold is None  # the members' is for another score
+    with pytest.raises(OutmaskError, match="at least two"):
+        outmask.load(folders[:1])
 
 
 def test_refinement_needs_a_taxonomy_with_things(segmenter: Segmenter) -> None:

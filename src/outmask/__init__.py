@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, so that `outmask --help` doesn't wait for torch.
 _HOMES = {
+    "Ensemble": "outmask.segmenter",
     "MaskPrediction": "outmask.types",
     "OpenSetResult": "outmask.types",
     "OutmaskError": "outmask.errors",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Ensemble",
     "MaskPrediction",
     "OpenSetResult",
     "OutmaskError",
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from outmask import metrics, scores
     from outmask.errors import OutmaskError
     from outmask.scores import score
-    from outmask.segmenter import Segmenter, load
+    from outmask.segmenter import Ensemble, Segmenter, load
     from outmask.types import MaskPrediction, OpenSetResult, PixelPrediction, Segment, Taxonomy
 
 

@@ -1,58 +1,62 @@
-"""The segmenter: a model, what its classes mean and how its images are prepared, ready to run."""
+"""The segmenter: a model, what its classes mean and how its images are prepared, ready to run; and several as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from outmask import scores
 from outmask.checkpoints import load_bundle
 from outmask.data.images import ImageSource, read_image
+from outmask.detectors import Statistics
 from outmask.errors import OutmaskError
-from outmask.openset.inference import score_maps
+from outmask.openset import inference
 from outmask.openset.semantic import open_labels
 from outmask.preprocessing import Preprocessing
 from outmask.types import OpenSetResult, Task, Taxonomy
 
 
-@dataclass
-class Segmenter:
-    """A model ready to run on images.
+class Predictor(ABC):
+    """One model or several, ready to run on images.
 
     Attributes:
-        model: ``(B, 3, H, W)`` -> :class:`MaskPrediction` or :class:`PixelPrediction`, in eval mode.
-        taxonomy: its classes.
-        preprocessing: resizing and normalisation of its inputs.
         name: what it was loaded from.
+        taxonomy: its classes.
         operating_points: a score's name -> ``{"threshold": float, "origin": where the threshold was chosen}``.
     """
 
-    model: nn.Module
-    taxonomy: Taxonomy
-    preprocessing: Preprocessing
     name: str
-    operating_points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    taxonomy: Taxonomy
+    operating_points: Mapping[str, Mapping[str, Any]]
 
     @property
-    def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return next(self.model.parameters()).device
+    @abstractmethod
+    def members(self) -> Sequence[Segmenter]:
+        """The models: at least one."""
 
-    def preprocess(self, image: ImageSource) -> Tensor:
-        """``(1, 3, h, w)`` float32 on the model's device: the image, resized and normalised as its config says."""
-        return self.preprocessing(read_image(image)).to(self.device)
+    def maps(
+        self,
+        image: NDArray[np.uint8],
+        names: Sequence[str],
+        size: tuple[int, int],
+        refine_by: Taxonomy | None = None,
+        flip: bool = False,
+        remove: Literal["stuff", "things"] = "stuff",
+    ) -> dict[str, Tensor]:
+        """Scores and ``"labels"`` of one image by name; see :func:`outmask.openset.inference.score_maps`."""
+        return inference.score_maps(self.members, image, names, size, refine_by, flip, remove)
 
-    @torch.inference_mode()
-    def prediction(self, image: ImageSource) -> scores.Prediction:
-        """The model's masks or logits of one image (batch of 1), on the model's device."""
-        prediction: scores.Prediction = self.model(self.preprocess(image))
-        return prediction
+    def display_range(self, score: str) -> tuple[float, float]:
+        """The values of a score that pictures show as certainly known and certainly unknown."""
+        return inference.display_range(self.members[0], score)
 
     @overload
     def predict(
@@ -90,7 +94,7 @@ class Segmenter:
         Args:
             image: path, PIL image, ``(H, W, 3)`` RGB uint8 array, or a list of them.
             task: ``"anomaly"`` for scores; ``"semantic"`` also needs open labels, hence a threshold.
-            score: one of ``outmask.scores.available()``.
+            score: a score or a detector, one of ``outmask.openset.inference.available()``.
             threshold: scores above it are unknown; by default the model's operating point for this score, if any.
             refine: lower the scores in confident masks of stuff other than ground (Mask2Anomaly eq. 13).
             flip: average the scores with those of the mirrored image; takes twice the time.
@@ -99,14 +103,15 @@ class Segmenter:
             one result at the image's own resolution; a list for a list.
 
         Raises:
-            OutmaskError: on an unreadable image, an unknown task or score, a semantic task without a threshold, or
-                refinement where the taxonomy does not tell things from stuff.
+            OutmaskError: on an unreadable image, an unknown task or score, a score that the model does not have or has
+                no statistics for, a semantic task without a threshold, or refinement where the taxonomy does not tell
+                things from stuff.
         """
         if isinstance(image, list):
             return [self.predict(one, task, score, threshold, refine, flip) for one in image]
         if task not in get_args(Task):
             raise OutmaskError(f"unknown task {task!r}: choose from {', '.join(get_args(Task))}")
-        scores.check(score)
+        inference.check(score)
         if threshold is None and score in self.operating_points:
             threshold = float(self.operating_points[score]["threshold"])
         if threshold is None and task == "semantic":
@@ -116,8 +121,7 @@ class Segmenter:
 
         pixels = read_image(image)
         height, width = pixels.shape[:2]
-        refine_by = self.taxonomy if refine else None
-        maps = score_maps(self.prediction, pixels, [score], (height, width), refine_by, flip)
+        maps = self.maps(pixels, [score], (height, width), self.taxonomy if refine else None, flip)
         anomaly = maps[score][0].cpu().numpy()
         labels = maps["labels"][0].cpu().numpy().astype(np.int32)
         return OpenSetResult(
@@ -126,7 +130,7 @@ class Segmenter:
             labels=labels,
             taxonomy=self.taxonomy,
             score_name=score,
-            display_range=scores.display_range(score, self.taxonomy.num_classes),
+            display_range=self.display_range(score),
             threshold=threshold,
             open_labels=None
             if threshold is None
@@ -135,16 +139,107 @@ class Segmenter:
         )
 
 
-def load(source: str | Path = "street", device: str | torch.device | None = None) -> Segmenter:
-    """Load a model, in eval mode and ready to run.
+@dataclass
+class Segmenter(Predictor):
+    """A model ready to run on images.
+
+    Attributes:
+        model: ``(B, 3, H, W)`` -> :class:`MaskPrediction` or :class:`PixelPrediction`, in eval mode.
+        taxonomy: its classes.
+        preprocessing: resizing and normalisation of its inputs.
+        name: what it was loaded from.
+        operating_points: a score's name -> ``{"threshold": float, "origin": where the threshold was chosen}``.
+        statistics: a detector's name -> what it has learned from the training set (``outmask fit``).
+    """
+
+    model: nn.Module
+    taxonomy: Taxonomy
+    preprocessing: Preprocessing
+    name: str
+    operating_points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+
+    @property
+    def members(self) -> Sequence[Segmenter]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    def preprocess(self, image: ImageSource) -> Tensor:
+        """``(1, 3, h, w)`` float32 on the model's device: the image, resized and normalised as its config says."""
+        return self.preprocessing(read_image(image)).to(self.device)
+
+    @torch.inference_mode()
+    def prediction(self, image: ImageSource) -> scores.Prediction:
+        """The model's masks or logits of one image (batch of 1), on the model's device."""
+        prediction: scores.Prediction = self.model(self.preprocess(image))
+        return prediction
+
+
+@dataclass
+class Ensemble(Predictor):
+    """A deep ensemble: several models of the same classes, all of masks or all of pixels, that answer as one.
+
+    What their scores and labels are is said by :func:`outmask.detectors.ensemble_maps`; each model prepares the image
+    in its own way. An ensemble has no operating points: those of its members are for other scores.
+
+    Attributes:
+        models: at least two.
+        operating_points: a score's name -> its threshold, if one is known.
+
+    Raises:
+        OutmaskError: on fewer models, or models whose classes differ.
+    """
+
+    models: Sequence[Segmenter]
+    operating_points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise OutmaskError(f"an ensemble needs at least two models, got {len(self.models)}")
+        self.taxonomy = self.models[0].taxonomy
+        self.name = " + ".join(model.name for model in self.models)
+        for other in self.models[1:]:
+            if other.taxonomy.names != self.taxonomy.names:
+                raise OutmaskError(
+                    f"the models of an ensemble must have the same classes, in the same order: those of {other.name} "
+                    f"are not those of {self.models[0].name}"
+                )
+
+    @property
+    def members(self) -> Sequence[Segmenter]:
+        """The models."""
+        return self.models
+
+
+@overload
+def load(source: str | Path = ..., device: str | torch.device | None = ...) -> Segmenter: ...
+
+
+@overload
+def load(source: list[str] | list[Path] | list[str | Path], device: str | torch.device | None = ...) -> Ensemble: ...
+
+
+def load(
+    source: str | Path | list[str] | list[Path] | list[str | Path] = "street",
+    device: str | torch.device | None = None,
+) -> Segmenter | Ensemble:
+    """Load a model, in eval mode and ready to run; or several, as an ensemble.
 
     Args:
-        source: a bundled model's name, a hub id, a folder (ours or transformers'), an original ``.pkl`` or ``.pth``.
+        source: a bundled model's name, a hub id, a folder (ours or transformers'), an original ``.pkl`` or ``.pth``; or
+            a list of these.
         device: where to run; by default CUDA where there is one, else the CPU.
 
     Raises:
-        OutmaskError: where nothing can be loaded from ``source``; says what was tried.
+        OutmaskError: where nothing can be loaded from ``source``; says what was tried. On models that are no ensemble.
     """
+    if isinstance(source, list):
+        return Ensemble([load(one, device) for one in source])
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = load_bundle(str(source))
@@ -154,4 +249,5 @@ def load(source: str | Path = "street", device: str | torch.device | None = None
         bundle.preprocessing,
         bundle.name,
         bundle.operating_points,
+        bundle.statistics,
     )

@@ -1,6 +1,6 @@
 """A segmenter that needs no weights, in the place of the real ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -29,6 +29,14 @@ class FakeSegmenter:
         grey = torch.from_numpy(read_image(image)).float().mean(dim=2)
         return MaskPrediction(torch.tensor([[[5.0, 0.0, 0.0]]]), ((128 - grey) / 16)[None, None])
 
+    def maps(
+        self, image: ImageSource, names: Sequence[str], size: tuple[int, int], *options: object
+    ) -> dict[str, torch.Tensor]:
+        return scores.evaluate(self.prediction(image), names, size)
+
+    def display_range(self, score: str) -> tuple[float, float]:
+        return scores.display_range(score, 2)
+
     def predict(
         self,
         image: ImageSource,
@@ -43,11 +51,11 @@ class FakeSegmenter:
         if task == "semantic" and threshold is None:
             raise OutmaskError("task 'semantic' needs a threshold")
         pixels = read_image(image)
-        maps = scores.evaluate(self.prediction(pixels), [score], pixels.shape[:2])
+        maps = self.maps(pixels, [score], pixels.shape[:2])
         anomaly, labels = maps[score][0].numpy(), maps["labels"][0].numpy().astype(np.int32)
         open_labels = None if threshold is None else np.where(anomaly > threshold, 2, labels).astype(np.int32)
         return OpenSetResult(
-            pixels, anomaly, labels, TAXONOMY, score, scores.display_range(score, 2), threshold, open_labels
+            pixels, anomaly, labels, TAXONOMY, score, self.display_range(score), threshold, open_labels
         )
 
 

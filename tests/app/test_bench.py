@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from outmask.app import bench
 from outmask.app.cli import main
 from outmask.metrics import ComponentMetrics
+from outmask.training import bench as training_bench
+from outmask.training import loading
 
 
 def test_the_ratio_is_the_peers_time_by_ours_and_the_difference_that_of_the_outputs(
@@ -64,13 +67,36 @@ def test_the_table_and_the_json_say_the_same(
     assert stored["machine"] in output
 
 
-def test_a_training_step_has_transformers_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_TRAIN_STEPS", 1)
-    monkeypatch.setattr(bench, "_TRAIN_SIZE", 64)
+def test_training_is_compared_in_both_precisions_and_with_its_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is measured is tests/training's matter."""
+    full, half = torch.float32, torch.bfloat16
+    found = [
+        training_bench.TrainingComparison(full, full, (1.0, 2.0), (2.0, 6.0), {}, 1e-7, 0.0),
+        training_bench.TrainingComparison(half, half, (1.0, 1.0), (1.0, 1.5), {}, 2e-3, 0.0),
+        training_bench.TrainingComparison(half, full, (1.0, 1.0), (4.0, 5.0), {}, 3e-3, 0.0),
+    ]
+    monkeypatch.setattr(training_bench, "compare_training", lambda steps, size: found)
+    monkeypatch.setattr(loading, "synthetic_recipes", lambda root: {"small": 1, "large": 2})
+    shares = {1: loading.LoadingShare(0.25, 0.125), 2: loading.LoadingShare(0.0625, 0.03125)}
+    monkeypatch.setattr(loading, "compare_loading", shares.__getitem__)
     assert main(["bench", "train", "--json", str(tmp_path / "b.json")]) == 0
-    (one,) = json.loads((tmp_path / "b.json").read_text())["comparisons"]
-    assert one["difference"] < 1e-3
-    assert one["peak_mb"] is None
+    stored = json.loads((tmp_path / "b.json").read_text())
+    assert set(stored) == {"machine", "comparisons", "loading"}
+    precisions = [(one["name"].split(", ")[-1], one["peer"].split("; ")[0][-8:]) for one in stored["comparisons"]]
+    assert precisions == [("float32", " float32"), ("bfloat16", "bfloat16"), ("bfloat16", " float32")]
+    assert [(one["ratio"], one["spread"]) for one in stored["comparisons"]] == [
+        (2.5, [2, 3]),
+        (1.25, [1, 1.5]),
+        (4.5, [4, 5]),
+    ]
+    assert stored["loading"] == [
+        {"name": "small", "from_disk": 0.25, "from_memory": 0.125},
+        {"name": "large", "from_disk": 0.0625, "from_memory": 0.03125},
+    ]
+    output = capsys.readouterr().out
+    assert "loading  small: one process makes a batch in 25.0% of its training step's time, 12.5% where" in output
 
 
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

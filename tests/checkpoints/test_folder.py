@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,21 +167,28 @@ def test_a_folder_is_replaced_whole(bundle: ModelBundle, tmp_path: Path) -> None
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["config.json", "mine", "model.safetensors"]
 
 
-def test_a_failure_leaves_the_old_folder_and_nothing_else(
-    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", [0, 50_000])
+def test_a_full_disk_leaves_the_old_folder_and_nothing_else(
+    bundle: ModelBundle, tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]], room: int
 ) -> None:
     path = tmp_path / "mine"
     save_folder(bundle, path)
-
-    def fail(state: object, file: Path) -> None:
-        file.write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(folder_module, "save_file", fail)
-    with pytest.raises(OutmaskError, match="No space left on device"):
+    assert (path / "model.safetensors").stat().st_size > 50_000
+    with small_disk(room), pytest.raises(OutmaskError, match=f"{path}: can't be written .*large") as caught:
         save_folder(replace(bundle, licence="MIT"), path)
+    assert "\n" not in str(caught.value)
     assert load_folder(path).licence == "research use"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_can_read_what_was_saved(bundle: ModelBundle, tmp_path: Path) -> None:
+    """As far as the process's umask lets them."""
+    before = os.umask(0o022)
+    try:
+        save_folder(bundle, tmp_path / "mine")
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode)[-3:] for file in (tmp_path / "mine").iterdir()} == {"644"}
 
 
 def test_what_is_no_model_folder_is_not_overwritten(bundle: ModelBundle, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from outmask.data.flow import FlowConfig, PatchFlow, train_flow
-from outmask.data.labels import Sample
+from outmask.data.flow import FlowConfig, PatchFlow, inlier_crops, train_flow
+from outmask.data.labels import IGNORE, VOID, Sample
 from outmask.errors import OutmaskError
 
 SMALL = FlowConfig(levels=2, steps=2, width=8)
@@ -225,6 +226,94 @@ def test_bad_options_and_images_are_refused() -> None:
         train_flow(Ramps(), SMALL, patch=32)
     with pytest.raises(OutmaskError, match="lower learning_rate"):
         train_flow(Ramps(), SMALL, iterations=20, batch_size=2, patch=8, learning_rate=1e30)
+
+
+class Labelled:
+    """Images whose pixels are 0 where their class is known, else 255; a square of each is not."""
+
+    def __init__(self, boxes: list[tuple[int, int, int, int]], size: tuple[int, int], unknown: str) -> None:
+        self.boxes, self.size, self.unknown = boxes, size, unknown
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int) -> Sample:
+        top, left, height, width = self.boxes[index]
+        inside = np.zeros(self.size, bool)
+        inside[top : top + height, left : left + width] = True
+        label = {"void": VOID, "ignored": IGNORE, "pasted": 0}[self.unknown]
+        image = np.where(inside[..., None], np.full(3, 255, np.uint8), np.uint8(0))
+        return Sample(image, np.where(inside, label, 3).astype(np.uint8), inside & (self.unknown == "pasted"), "boxed")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(*4 * [st.integers(0, 12)]), min_size=1, max_size=3),
+    st.sampled_from(["void", "ignored", "pasted"]),
+    st.integers(0, 100),
+)
+def test_crops_show_known_classes_only(boxes: list[tuple[int, int, int, int]], unknown: str, seed: int) -> None:
+    images = Labelled(boxes, (16, 20), unknown)
+    free = [
+        not (images[index].image[top : top + 5, left : left + 5]).any()
+        for index in range(len(boxes))
+        for top in range(12)
+        for left in range(16)
+    ]
+    if not any(free):
+        with pytest.raises(OutmaskError, match="100 images in a row, the last boxed, have no 5x5 pixels"):
+            inlier_crops(images, 9, 5, np.random.default_rng(seed))
+        return
+    if sum(free) < len(free) / 10:
+        return  # a hundred draws in a row without room may then be chance
+    crops = inlier_crops(images, 9, 5, np.random.default_rng(seed))
+    assert crops.shape == (9, 5, 5, 3)
+    assert not crops.any()
+
+
+def test_every_free_place_is_as_likely() -> None:
+    """Two rows of a 3x6 image are taken by three 2x2 places on each side of the unknown columns."""
+    image = np.arange(18, dtype=np.uint8).reshape(3, 6, 1).repeat(3, 2)
+    labels = np.zeros((3, 6), np.uint8)
+    labels[0, 3] = VOID
+    sample = Sample(image, labels, np.zeros((3, 6), bool), "a")
+    crops = inlier_crops([sample], 4000, 2, np.random.default_rng(0))
+    corners, counts = np.unique(crops[:, 0, 0, 0], return_counts=True)
+    assert corners.tolist() == [0, 1, 4, 6, 7, 8, 9, 10]
+    # 500 expected of each, standard deviation 21: five of them.
+    assert (np.abs(counts - 500) < 105).all()
+
+
+def test_broken_images_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    class Damaged(Ramps):
+        """Of which the image that is read first can't be read."""
+
+        first: int | None = None
+
+        def __getitem__(self, index: int) -> Sample:
+            self.first = index if self.first is None else self.first
+            if index == self.first:
+                raise OutmaskError(f"ramp{index} is damaged")
+            return super().__getitem__(index)
+
+    images = Damaged(100)
+    with caplog.at_level(logging.WARNING, "outmask"):
+        train_flow(images, SMALL, iterations=1, batch_size=4, patch=8)
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [f"ramp{images.first} is damaged"]
+
+
+@pytest.mark.parametrize("room", [1000, 10_000])
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_flow(tmp_path: Path, small_disk: Any, room: int) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "patch": 8, "checkpoint": tmp_path / "run/flow.ckpt"}
+    flow = train_flow(Ramps(), SMALL, iterations=2, **options)
+    flow.save(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert min(len(before["flow.ckpt"]), len(before["flow.safetensors"])) > room
+    for write in (lambda: flow.save(tmp_path / "run"), lambda: train_flow(Ramps(), SMALL, iterations=3, **options)):
+        with small_disk(room), pytest.raises(OutmaskError, match="can't be written .*make room") as caught:
+            write()
+        assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 def test_a_saved_flow_samples_the_same(tmp_path: Path) -> None:

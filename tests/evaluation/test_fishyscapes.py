@@ -1,5 +1,6 @@
 """What a Fishyscapes container writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 import outmask
+from outmask.checkpoints.bundle import plain_taxonomy
 from outmask.errors import OutmaskError
 from outmask.evaluation.fishyscapes import write_fishyscapes
 from outmask.types import MaskPrediction
@@ -20,6 +22,12 @@ class Model:
 
     def __init__(self, classes: int = 19) -> None:
         self.classes = classes
+        self.taxonomy = plain_taxonomy([f"class {index}" for index in range(classes)])
+
+    def maps(
+        self, image: np.ndarray, names: Sequence[str], size: tuple[int, int], *options: object
+    ) -> dict[str, torch.Tensor]:
+        return outmask.scores.evaluate(self.prediction(image), names, size)
 
     def prediction(self, image: np.ndarray) -> MaskPrediction:
         grey = torch.tensor(image[::4, ::4].mean(axis=2) / 32 - 4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from outmask import scores
 from outmask.errors import OutmaskError
 from outmask.evaluation import CachedMaps, ModelMaps, PredictionFiles, Record
 from outmask.evaluation.maps import ImageMaps, Size
-from outmask.types import MaskPrediction
+from outmask.types import MaskPrediction, Taxonomy
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -25,10 +28,12 @@ class Segmenter:
     """One mask whose logit is the image's red channel, scaled."""
 
     name = "red"
+    taxonomy = Taxonomy(("road", "sky"), ((0, 0, 0), (1, 1, 1)))
 
-    def prediction(self, image: NDArray[np.uint8]) -> MaskPrediction:
+    def maps(self, image: NDArray[np.uint8], names: Sequence[str], size: Size, *options: Any) -> dict[str, Tensor]:
+        self.options = options
         logits = (torch.from_numpy(image[..., 0]).float() - 128) / 32
-        return MaskPrediction(torch.tensor([[[4.0, 0.0, 0.0]]]), logits[None, None])
+        return scores.evaluate(MaskPrediction(torch.tensor([[[4.0, 0.0, 0.0]]]), logits[None, None]), names, size)
 
 
 class Counting:
@@ -61,6 +66,14 @@ def test_a_models_maps_have_the_size_that_is_asked_for() -> None:
     assert double.resized_from is None  # the mask logits were resized, not the score
     with pytest.raises(OutmaskError, match=r"^a: the label of 6x12 pixels does not fit the image of 8x6 pixels$"):
         source.maps(Record("a", IMAGE), ["am"], (12, 6))
+
+
+def test_what_is_done_to_a_models_scores_is_passed_on() -> None:
+    segmenter = Segmenter()
+    ModelMaps(segmenter).maps(Record("a", IMAGE), ["am"], None)
+    assert segmenter.options == (None, False, "stuff")
+    ModelMaps(segmenter, segmenter.taxonomy, True, "things").maps(Record("a", IMAGE), ["am"], None)
+    assert segmenter.options == (segmenter.taxonomy, True, "things")
 
 
 @pytest.mark.parametrize("name", ["x/y/z_score.npy", "y/z.npy", "z_score.npy", "x/y/z.hdf5"])

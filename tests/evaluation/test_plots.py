@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from outmask.evaluation.plots import mask_plot, pr_plot, roc_plot
-from outmask.evaluation.report import MaskHistogram, ScoreReport
+from outmask.evaluation.plots import mask_plot, pr_plot, roc_plot, score_plot
+from outmask.evaluation.report import Histogram, ScoreReport
 from outmask.metrics import PixelMetrics
 from outmask.metrics.pixel import Curve
 
@@ -23,13 +23,15 @@ def score(pixels: int = 200_000, bins: int = 4096, share: float = 0.1, seed: int
 
 
 SCORES = {"eam": score(), "am": score(seed=1)}
-HISTOGRAM = MaskHistogram(np.linspace(0, 1, 5), np.array([0, 0.1, 0.2, 0.7]), np.array([0.6, 0.3, 0.1, 0]))
+HISTOGRAM = Histogram(np.linspace(0, 1, 5), np.array([0, 0.1, 0.2, 0.7]), np.array([0.6, 0.3, 0.1, 0]))
+
+PANELS = {"margin": HISTOGRAM, "released": Histogram(HISTOGRAM.edges, HISTOGRAM.anomaly, HISTOGRAM.known)}
 
 
 def test_plots_are_small_and_the_same_every_time_whatever_the_users_style() -> None:
-    first = [pr_plot(SCORES, 10.0), roc_plot(SCORES), mask_plot(HISTOGRAM)]
+    first = [pr_plot(SCORES, 10.0), roc_plot(SCORES), mask_plot(HISTOGRAM), score_plot(PANELS, "m2a")]
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "none", "axes.facecolor": "black"}):
-        second = [pr_plot(SCORES, 10.0), roc_plot(SCORES), mask_plot(HISTOGRAM)]
+        second = [pr_plot(SCORES, 10.0), roc_plot(SCORES), mask_plot(HISTOGRAM), score_plot(PANELS, "m2a")]
     assert first == second
     for plot in first:
         assert plot is not None
@@ -54,7 +56,7 @@ def test_what_is_not_defined_is_not_drawn(share: float) -> None:
 
 def test_a_histogram_of_one_kind_of_pixels_is_drawn_and_of_none_is_not() -> None:
     empty = np.zeros(4)
-    one = mask_plot(MaskHistogram(HISTOGRAM.edges, HISTOGRAM.known, empty))
+    one = mask_plot(Histogram(HISTOGRAM.edges, HISTOGRAM.known, empty))
     assert one is not None
     assert one != mask_plot(HISTOGRAM)
-    assert mask_plot(MaskHistogram(HISTOGRAM.edges, empty, empty)) is None
+    assert mask_plot(Histogram(HISTOGRAM.edges, empty, empty)) is None

@@ -384,3 +384,26 @@ def test_merging_nothing_changes_nothing() -> None:
     assert np.isnan(a.compute()["AP"])
     a.merge(of([(0.5, 1), (0.1, 0)]))
     assert a.compute()["AP"] == 100
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_shares_of_bins_are_those_of_a_histogram(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score = (rng.integers(-20, 20, 200) / 16).astype(np.float32)
+    label = rng.integers(0, 2, 200).astype(np.uint8)
+    edges = np.linspace(-1, 1, 9)
+    metrics = PixelMetrics()
+    metrics.update(score, label)
+    known, anomaly = metrics.curve().shares(edges)
+    inner = np.clip(score, -1, 0.99)
+    for shares, value in ((known, 0), (anomaly, 1)):
+        expected = np.histogram(inner[label == value], edges)[0] / (label == value).sum()
+        np.testing.assert_allclose(shares, expected, atol=1e-12)
+
+
+def test_shares_of_nothing_are_undefined() -> None:
+    metrics = PixelMetrics()
+    metrics.update(np.zeros(3, np.float32), np.zeros(3, np.uint8))
+    known, anomaly = metrics.curve().shares(np.arange(3))
+    assert known.tolist() == [1.0, 0.0]
+    assert np.isnan(anomaly).all()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch.utils._pytree import tree_flatten_with_path
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +79,41 @@ def write_recipe(small_recipe: dict[str, Any], tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def recipe(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small recipe's file."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(small_recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of the small recipe."""
+    from outmask.training.run import main
+
+    out = tmp_path_factory.mktemp("run") / "out"
+    main(["--config", str(recipe), "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="session")
+def same_state() -> Callable[[Path, Path], None]:
+    def check(out: Path, other: Path) -> None:
+        """Two runs have come to the same weights and optimiser, bit by bit, and to the same model."""
+        states = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (out, other)]
+        assert states[0]["global_step"] == states[1]["global_step"]
+        parts = [
+            tree_flatten_with_path([state["state_dict"], state["optimizer_states"], state["lr_schedulers"]])[0]
+            for state in states
+        ]
+        assert len(parts[0]) == len(parts[1]) > 100
+        for (where, value), (_, expected) in zip(*parts, strict=True):
+            equal = torch.equal(value, expected) if isinstance(value, torch.Tensor) else value == expected
+            assert equal, where
+        models = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, other)]
+        assert models[0] == models[1]
+
+    return check

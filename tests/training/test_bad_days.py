@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,10 @@ import pytest
 import torch
 
 from outmask.data.labels import IGNORE, VOID, Sample
-from outmask.data.transforms import DrawnSamples, collate
+from outmask.data.transforms import Batch, DrawnSamples, collate
 from outmask.errors import OutmaskError
 from outmask.preprocessing import Preprocessing
-from outmask.training import checkpoint
+from outmask.training import checkpoint, run
 from outmask.training.module import SegmentationTraining
 from outmask.training.run import main, read_recipe
 from outmask.types import MaskPrediction
@@ -71,7 +70,7 @@ def test_more_than_one_percent_of_corrupt_images_is_an_error() -> None:
 
 def test_a_dataset_that_can_not_be_used_at_all_ends_the_run_soon() -> None:
     draws = DrawnSamples([Images(100_000, set(range(100_000)))], [], seed=0, length=5)
-    with pytest.raises(OutmaskError, match="10 images in a row"):
+    with pytest.raises(OutmaskError, match="10 images of this dataset in a row"):
         draws[0]
     assert draws.broken == [10]
 
@@ -117,16 +116,19 @@ def spoil_gradient(made: MaskPrediction) -> MaskPrediction:
 
 @pytest.mark.parametrize(("spoil", "culprit"), [(spoil_logits, "logits"), (spoil_gradient, "gradient")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(
-    write_recipe: RecipeWriter,
+    recipe: Path,
+    finished: Path,
+    same_state: Callable[[Path, Path], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[MaskPrediction], MaskPrediction],
     culprit: str,
 ) -> None:
     out = tmp_path / "out"
-    diverge_at(monkeypatch, 3, spoil)
-    with pytest.raises(OutmaskError, match=f"iteration 3: {culprit} not finite on train/") as caught:
-        main(["--config", str(write_recipe()), "--out", str(out)])
+    with monkeypatch.context() as broken:
+        diverge_at(broken, 3, spoil)
+        with pytest.raises(OutmaskError, match=f"iteration 3: {culprit} not finite on train/") as caught:
+            main(["--config", str(recipe), "--out", str(out)])
     assert "\n" not in str(caught.value)
     report = json.loads((out / "before_failure.json").read_text())
     assert report["iteration"] == 3
@@ -136,6 +138,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(
         state = torch.load(out / f"{name}.ckpt", weights_only=True)
         assert state["global_step"] == step
         assert all(weight.isfinite().all() for weight in state["state_dict"].values())
+    # In the place of last.ckpt, that state goes on without the iterations since the last chunk.
+    shutil.copy(out / "before_failure.ckpt", out / "last.ckpt")
+    draws: list[tuple[int, ...]] = []
+    step = SegmentationTraining.training_step
+
+    def recorded(self: SegmentationTraining, batch: Batch, batch_idx: int) -> torch.Tensor:
+        draws.append(batch.draws)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTraining, "training_step", recorded)
+    main(["--config", str(recipe), "--out", str(out), "--resume"])
+    assert draws == [(6, 7)]
+    same_state(out, finished)
 
 
 def test_a_run_that_failed_goes_on_when_the_cause_is_gone(
@@ -149,29 +164,18 @@ def test_a_run_that_failed_goes_on_when_the_cause_is_gone(
     assert (main([*arguments, "--resume"]) / "config.json").exists()
 
 
-@pytest.fixture
-def small_disk() -> Callable[[int], None]:
-    """Limits how large a file may grow; the system refuses what goes beyond, as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     write_recipe: RecipeWriter,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    small_disk: Callable[[int], None],
+    small_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     out = tmp_path / "out"
     save = checkpoint.save_checkpoint
 
     def save_on_a_filling_disk(trainer: object, path: Path) -> None:
-        if path.exists():
-            small_disk(100_000)
-        save(trainer, path)  # type: ignore[arg-type]
+        with small_disk(100_000) if path.exists() else nullcontext():
+            save(trainer, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save_on_a_filling_disk)
     with pytest.raises(OutmaskError, match=r"iteration 4 can't be saved \(.*make room.*--resume") as caught:
@@ -179,6 +183,33 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert "\n" not in str(caught.value)
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 2
     assert not list(out.glob("*.partial"))
+
+
+def test_a_full_disk_at_the_end_leaves_the_earlier_model_and_resuming_writes_the_new_one(
+    recipe: Path,
+    finished: Path,
+    same_state: Callable[[Path, Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_disk: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    arguments = ["--config", str(recipe), "--out", str(tmp_path / "out")]
+    save = run.save_folder
+    shutil.copytree(finished / "model", tmp_path / "out" / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "model").iterdir()}
+
+    def save_on_a_full_disk(*args: object, **options: object) -> None:
+        with small_disk(50_000):
+            save(*args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as full:
+        full.setattr(run, "save_folder", save_on_a_full_disk)
+        with pytest.raises(OutmaskError, match="out/model: can't be written") as caught:
+            main(arguments)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "model").iterdir()} == before
+    main([*arguments, "--resume"])
+    same_state(tmp_path / "out", finished)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])

@@ -197,6 +197,38 @@ def test_a_loss_of_the_other_kind_of_model_is_refused(
         SegmentationTraining(recipe, Preprocessing())
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"negative_class": True}, "model: negative_class follows from loss.outlier, where it is False, got True"),
+        ({"num_classes": 5}, "model: num_classes follows from taxonomy, where it is 7, got 5: leave it out"),
+    ],
+)
+def test_outputs_that_contradict_the_rest_of_the_recipe_are_refused(
+    write_recipe: Any, small_recipe: dict[str, Any], field: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OutmaskError, match=message):
+        build_model(read_recipe(write_recipe(model={**small_recipe["model"], **field})))
+
+
+def test_a_second_stage_without_a_first_is_refused(write_recipe: Any) -> None:
+    with pytest.raises(OutmaskError, match="give --start_from or --model"):
+        build_model(read_recipe(write_recipe(model={})))
+
+
+def test_a_head_that_the_loss_does_not_train_is_refused(
+    write_recipe: Any, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    loss = {"outlier": {"kind": "negative_class"}}
+    first = build_model(read_recipe(write_recipe(loss=loss)))
+    save_folder(ModelBundle(first, taxonomy("idd_lite"), Preprocessing(), "mine", {}, "first", {}), tmp_path / "first")
+    recipe = write_recipe(model={}, start_from=str(tmp_path / "first"), loss={"outlier": {"kind": "rba"}})
+    with pytest.raises(OutmaskError, match="has the head negative_class, which .* does not train: set"):
+        build_model(read_recipe(recipe))
+    again = write_recipe(model={}, start_from=str(tmp_path / "first"), loss=loss)
+    assert build_model(read_recipe(again)).config == first.config
+
+
 def test_a_pretrained_network_brings_its_own_architecture(write_recipe: Any, tmp_path: Path) -> None:
     network = AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(**SEGFORMER, num_labels=3))
     network.save_pretrained(tmp_path / "segformer")

@@ -5,37 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import yaml
-from safetensors.torch import load_file
 
 from outmask.errors import OutmaskError
 from outmask.training.run import main
-
-
-@pytest.fixture(scope="module")
-def recipe(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four iterations in two chunks."""
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(yaml.safe_dump(small_recipe))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    main(["--config", str(recipe), "--out", str(out)])
-    return out
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "model" / "model.safetensors")
 
 
 def test_a_run_leaves_model_recipe_and_log(finished: Path) -> None:
@@ -55,34 +32,36 @@ def test_the_trained_folder_loads_and_predicts(finished: Path) -> None:
     assert segmenter.taxonomy.names[0] == "drivable"
 
 
-KILLED_IN_THE_SECOND_CHUNK = """
-import os, signal
+KILLED = """
+import os, signal, sys
 from outmask.training.module import SegmentationTraining
 from outmask.training.run import main
 
 start = SegmentationTraining.on_train_batch_start
 
 def start_or_die(self, batch, batch_idx):
-    if self.global_step == 3:
+    if self.global_step == int(sys.argv[-1]):
         os.kill(os.getpid(), signal.SIGKILL)
     start(self, batch, batch_idx)
 
 SegmentationTraining.on_train_batch_start = start_or_die
-main()
+main(sys.argv[1:-1])
 """
 
 
-def test_resuming_after_a_kill_continues_the_same_run(recipe: Path, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("iteration", [1, 3])
+def test_a_run_killed_in_the_middle_of_a_chunk_continues_as_the_same_run_to_the_last_bit(
+    recipe: Path, finished: Path, tmp_path: Path, same_state: Callable[[Path, Path], None], iteration: int
+) -> None:
+    """In the middle of the first chunk, before any checkpoint, and of the second."""
     out = tmp_path / "out"
     arguments = ["--config", str(recipe), "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_SECOND_CHUNK, *arguments], capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(iteration)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (out / "model").exists()
+    assert (out / "last.ckpt").exists() == (iteration > 2)
     main([*arguments, "--resume"])
-    resumed, undisturbed = weights(out), weights(finished)
-    assert resumed.keys() == undisturbed.keys()
-    for name, weight in undisturbed.items():
-        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-6, msg=name)
+    same_state(out, finished)
 
 
 def test_a_run_is_not_overwritten(recipe: Path, finished: Path) -> None:
@@ -101,6 +80,13 @@ def test_another_recipe_does_not_resume(recipe: Path, finished: Path) -> None:
         (["--model.no_such_field", "3"], "no_such_field"),
         (["--taxonomy", "no_such_taxonomy"], "no_such_taxonomy"),
         (["--iterations", "0"], "at least 1"),
+        (["--learning_rate", "-1"], "learning_rate must not be negative, got -1"),
+        (["--learning_rate", ".nan"], "learning_rate must not be negative, got nan"),
+        (["--warmup", "-1"], "warmup must not be negative"),
+        (["--workers", "-1"], "workers must not be negative"),
+        (["--precision", "bf17"], "precision, .*'bf17'"),
+        (["--strategy", "dpd"], "strategy, .*'dpd'"),
+        (["--start_from", "no/such/model"], "start_from: unknown model 'no/such/model'"),
         (["--data_root", "/no/such/folder"], "/no/such/folder"),
         (["--no_such_option", "1"], "no_such_option"),
     ],

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from outmask import scores
+import outmask
 from outmask.checkpoints import local_folder
 from outmask.checkpoints.folder import read_config
+from outmask.checkpoints.statistics import STATISTICS
 from outmask.errors import OutmaskError
+from outmask.openset import inference
+
+if TYPE_CHECKING:
+    from outmask.segmenter import Ensemble, Segmenter
 
 
 def score_names(text: str, known: bool = True) -> list[str]:
@@ -23,7 +30,7 @@ def score_names(text: str, known: bool = True) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     if known:
         for name in names:
-            scores.check(name)
+            inference.check(name)
     elif not all(names):
         raise OutmaskError(f"--score {text!r} holds an empty name")
     return names
@@ -41,8 +48,32 @@ def check_file(option: str, file: str | None) -> None:
         raise OutmaskError(f"{option} {file} is a folder; name a file in it")
 
 
-def model_identity(model: str) -> str:
-    """What tells a model from another one of the same name: the hash of its weights where it is a folder of ours."""
-    folder = local_folder(model)
-    hashes = {} if folder is None else read_config(folder).get("hashes", {})
-    return " ".join([model, *map(str, hashes.values())])
+def model_names(text: str) -> list[str]:
+    """The models in ``a,b``, the members of an ensemble; a path that exists is one model, whatever commas it has."""
+    return [text] if Path(text).exists() else [name.strip() for name in text.split(",")]
+
+
+def open_model(text: str) -> Segmenter | Ensemble:
+    """The model that ``--model`` names, or the ensemble of several.
+
+    Raises:
+        OutmaskError: where one of them can't be loaded, or they are no ensemble.
+    """
+    names = model_names(text)
+    return outmask.load(names[0]) if len(names) == 1 else outmask.load(names)
+
+
+def model_identity(text: str) -> str:
+    """What tells a model from another one of the same name: hashes of its weights and of its detectors' statistics.
+
+    Of an ensemble, those of its members; of what is no folder of ours, its name alone.
+    """
+    parts = []
+    for name in model_names(text):
+        parts.append(name)
+        folder = local_folder(name)
+        if folder is not None:
+            parts += map(str, read_config(folder).get("hashes", {}).values())
+            if (statistics := folder / STATISTICS).is_file():
+                parts.append(hashlib.sha256(statistics.read_bytes()).hexdigest())
+    return " ".join(parts)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 import platform
 import statistics
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +58,7 @@ class Comparison:
 
 
 def bench(what: str, json: str | None) -> int:
-    """Run one benchmark, print its table; returns the exit code.
+    """Run one benchmark, print its table, and of training what its data loading takes; returns the exit code.
 
     Raises:
         OutmaskError: where a peer is not installed.
@@ -77,9 +79,17 @@ def bench(what: str, json: str | None) -> int:
             f"{one.difference:.2g}",
         )
     stdout.print(table)
+    measured: dict[str, Any] = {"machine": _machine(), "comparisons": [asdict(one) for one in comparisons]}
+    if what == "train":
+        measured["loading"] = _loading()
+        for share in measured["loading"]:
+            say(
+                f"loading  {share['name']}: one process makes a batch in {share['from_disk']:.1%} of its training "
+                f"step's time, {share['from_memory']:.1%} where the images are in memory"
+            )
     say(f"machine  {_machine()}")
     if json is not None:
-        write_json(Path(json), {"machine": _machine(), "comparisons": [asdict(one) for one in comparisons]})
+        write_json(Path(json), measured)
     return DONE
 
 
@@ -141,20 +151,34 @@ _TRAIN_STEPS, _TRAIN_SIZE = 3, 512
 def _train() -> list[Comparison]:
     from outmask.training.bench import compare_training
 
-    tell("bench: a training step against transformers'")
-    found = compare_training(_TRAIN_STEPS, _TRAIN_SIZE)
-    ratios = [peer / own for own, peer in zip(found.seconds, found.peer_seconds, strict=True)]
-    return [
-        Comparison(
-            name=f"forward and backward of Mask2Former-R50, 2 images of {_TRAIN_SIZE}x{_TRAIN_SIZE}",
-            peer="transformers Mask2Former with its own loss, same weights, targets and points",
-            ratio=found.ratio,
-            spread=(min(ratios), max(ratios)),
-            peak_mb=None,
-            peer_peak_mb=None,
-            difference=found.loss_difference,
+    tell("bench: a training step against transformers', in float32 and bfloat16")
+    comparisons = []
+    for one in compare_training(_TRAIN_STEPS, _TRAIN_SIZE):
+        own, peer = (str(dtype).removeprefix("torch.") for dtype in (one.dtype, one.peer_dtype))
+        comparisons.append(
+            Comparison(
+                name=f"forward and backward of Mask2Former-R50, 2 images of {_TRAIN_SIZE}x{_TRAIN_SIZE}, {own}",
+                peer=f"transformers Mask2Former with its own loss, {peer}; same weights, targets and points",
+                ratio=one.ratio,
+                spread=(min(one.ratios), max(one.ratios)),
+                peak_mb=None,
+                peer_peak_mb=None,
+                difference=one.loss_difference,
+            )
         )
-    ]
+    return comparisons
+
+
+def _loading() -> list[dict[str, Any]]:
+    """The share of a training step's time that making its batch takes, for each of some recipes."""
+    from outmask.training.loading import compare_loading, synthetic_recipes
+
+    with tempfile.TemporaryDirectory() as folder:
+        shares = []
+        for name, recipe in synthetic_recipes(Path(folder)).items():
+            tell(f"bench: making batches and training on them, {name}")
+            shares.append({"name": name, **asdict(compare_loading(recipe))})
+        return shares
 
 
 def _metrics() -> list[Comparison]:

@@ -18,6 +18,7 @@ from outmask.app import BAD_USAGE, DONE, INTERRUPTED
 from outmask.errors import OutmaskError
 
 _MODEL_HELP = "bundled name, folder, checkpoint file or hub id"
+_MODELS_HELP = f"{_MODEL_HELP}; several are an ensemble"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def _parser() -> ArgumentParser:
 
     predict = command("predict", "Score the pixels of images: files, folders (searched through) and quoted globs.")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="images, folders or globs")
-    predict.add_argument("--model", default="street", help=_MODEL_HELP)
+    predict.add_argument("--model", default="street", metavar="M[,M...]", help=_MODELS_HELP)
     predict.add_argument(
         "--task",
         choices=["anomaly", "semantic"],
@@ -102,7 +103,7 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument("--benchmark", required=True, metavar="B", help="see outmask list benchmarks")
     evaluate.add_argument("--root", required=True, metavar="DIR", help="folder that holds the benchmark")
     evaluate.add_argument("--split", metavar="S", help="which part of it; by default the one that papers report")
-    evaluate.add_argument("--model", default="street", help=_MODEL_HELP)
+    evaluate.add_argument("--model", default="street", metavar="M[,M...]", help=_MODELS_HELP)
     evaluate.add_argument(
         "--predictions",
         metavar="DIR",
@@ -134,7 +135,7 @@ def _parser() -> ArgumentParser:
     calibrate.add_argument("--model", required=True, metavar="DIR", help=_MODEL_HELP)
     calibrate.add_argument("--score", default="eam", metavar="S[,S...]", help="scores to choose a threshold for")
     calibrate.add_argument(
-        "--rule", default="tpr95", help="tpr95: find 95 %% of the anomalies; fpr5: 5 %% false alarms; f1: best pixel F1"
+        "--rule", default="tpr95", help="tpr95: find 95 % of the anomalies; fpr5: 5 % false alarms; f1: best pixel F1"
     )
     calibrate.add_argument("--benchmark", metavar="B", help="validation data: a benchmark")
     calibrate.add_argument("--root", metavar="DIR", help="its folder")
@@ -145,6 +146,15 @@ def _parser() -> ArgumentParser:
     calibrate.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
     calibrate.add_argument("--out", metavar="DIR", help="write the model with its thresholds here instead")
 
+    fit = command("fit", "Let detectors learn from the training set, and store what they learned in the model.")
+    fit.add_argument("--model", required=True, metavar="DIR", help="model folder")
+    fit.add_argument(
+        "--detector", default="sml,mahalanobis,react", metavar="D[,D...]", help="detectors that have statistics"
+    )
+    fit.add_argument("--config", required=True, metavar="RECIPE", help="the recipe that the model was trained by")
+    fit.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
+    fit.add_argument("--images", type=int, metavar="N", help="so many training images at random (default: all)")
+
     submit = command("submit", "Write what the server of a test with hidden labels takes.")
     submit.add_argument(
         "--benchmark",
@@ -153,7 +163,7 @@ def _parser() -> ArgumentParser:
         help="smiyc_anomaly21, smiyc_obstacle21 or lost_and_found (HDF5), or fishyscapes (a container's entry point)",
     )
     submit.add_argument("--root", required=True, metavar="DIR", help="folder of the benchmark; of fishyscapes: /input")
-    submit.add_argument("--model", default="street", help=_MODEL_HELP)
+    submit.add_argument("--model", default="street", metavar="M[,M...]", help=_MODELS_HELP)
     submit.add_argument("--score", default="eam", help="anomaly score; see outmask list scores")
     submit.add_argument("--method", metavar="NAME", help="the method's name in the submission (default: outmask)")
     submit.add_argument("--out", required=True, metavar="DIR", help="folder of the submission; of fishyscapes: /output")
@@ -164,7 +174,28 @@ def _parser() -> ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="also write the numbers here")
 
     train = command("train", "Train a model by a recipe, resumable at any time; see outmask train --help.")
-    train.add_argument("--config", required=True, metavar="RECIPE", help="YAML; its keys can be set as --key value")
+    train.add_argument(
+        "--config", required=True, metavar="RECIPE", help="YAML, or see list recipes; keys can be set as --key value"
+    )
+
+    ablate = command(
+        "ablate", "Train and measure a grid of recipes and seeds; killed, the same command goes on where it was."
+    )
+    ablate.add_argument("--config", required=True, metavar="GRID", help="YAML: seeds, benchmarks, rows, tables")
+    ablate.add_argument(
+        "--data_root", required=True, metavar="DIR", help="folder of the recipes' datasets and the benchmarks"
+    )
+    ablate.add_argument("--out", required=True, metavar="DIR", help="folder of the runs, ROW/seed-N, and the report")
+    ablate.add_argument("--rows", metavar="R[,R...]", help="only these rows, and what they start from")
+    ablate.add_argument("--seeds", metavar="N[,N...]", help="only these seeds of the grid's")
+
+    flow = command("flow", "Train a normalising flow on a recipe's known scenes: a source of patches to paste.")
+    flow.add_argument("--config", required=True, metavar="RECIPE", help="the recipe whose training images it learns")
+    flow.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
+    flow.add_argument("--out", required=True, metavar="DIR", help="folder of the flow: root of a source of kind flow")
+    flow.add_argument("--iterations", type=int, default=5000, metavar="N", help="of training (default: 5000)")
+    flow.add_argument("--patch", type=int, default=64, metavar="PX", help="side of a training patch (default: 64)")
+    flow.add_argument("--resume", action="store_true", help="continue the training in --out from its last checkpoint")
 
     list_ = command("list", "Say what there is.")
     list_.add_argument("what", choices=["models", "scores", "benchmarks", "recipes"], help="what to list")
@@ -195,6 +226,12 @@ def _calibrate(**options: Any) -> int:
     return calibration(**options)
 
 
+def _fit(**options: Any) -> int:
+    from outmask.app.fitting import fitting
+
+    return fitting(**options)
+
+
 def _submit(**options: Any) -> int:
     from outmask.app.submitting import submitting
 
@@ -214,6 +251,18 @@ def _train(arguments: list[str]) -> int:
     return DONE
 
 
+def _ablate(**options: Any) -> int:
+    from outmask.app.ablate import ablate
+
+    return ablate(**options)
+
+
+def _flow(**options: Any) -> int:
+    from outmask.app.flow import flow
+
+    return flow(**options)
+
+
 def _list(what: str) -> int:
     from outmask.app.listing import listing
 
@@ -225,9 +274,12 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "predict": _predict,
     "evaluate": _evaluate,
     "calibrate": _calibrate,
+    "fit": _fit,
     "submit": _submit,
     "bench": _bench,
     "train": _train,
+    "flow": _flow,
+    "ablate": _ablate,
     "list": _list,
 }
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import outmask
 from outmask.app import DONE
 from outmask.app.terminal import say
 
@@ -29,9 +26,9 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _scores() -> list[tuple[str, str]]:
-    from outmask import scores
+    from outmask.openset import inference
 
-    return [(name, scores.describe(name)) for name in scores.available()]
+    return [(name, inference.describe(name)) for name in inference.available()]
 
 
 def _benchmarks() -> list[tuple[str, str]]:
@@ -41,5 +38,6 @@ def _benchmarks() -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    files = sorted((Path(outmask.__file__).parent / "recipes").glob("*.yaml"))
-    return [(path.stem, str(path)) for path in files]
+    from outmask.training.inheritance import bundled_recipes, read_settings
+
+    return [(name, read_settings(name).get("reproduces", "")) for name in bundled_recipes()]

@@ -6,7 +6,6 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import outmask
-from outmask import scores
 from outmask.app import DONE
-from outmask.app.arguments import check_file, model_identity, score_names
+from outmask.app.arguments import check_file, model_identity, open_model, score_names
 from outmask.app.terminal import progress_bar, say, stdout, tell, walks
 from outmask.errors import OutmaskError
 from outmask.evaluation import (
@@ -39,6 +37,7 @@ from outmask.evaluation.page import write_page
 from outmask.evaluation.panoptic import has_panoptic_predictions, measure_panoptic
 from outmask.evaluation.report import METRICS
 from outmask.output.files import write_json
+from outmask.scores.declarations import SCORES
 from outmask.types import Taxonomy
 
 _DEFAULT = "eam"
@@ -92,16 +91,17 @@ def measure(
     display_range: DisplayRange | None = None
     thresholds: dict[str, Threshold] = {}
     if predictions is None:
-        segmenter = outmask.load(model)
+        segmenter = open_model(model)
         taxonomy = segmenter.taxonomy
         thresholds = thresholds_of(segmenter.operating_points, opened)
         made: MapSource = ModelMaps(segmenter, taxonomy if refine else None, flip)
-        display_range = partial(scores.display_range, num_classes=taxonomy.num_classes)
+        display_range = segmenter.display_range
     else:
         made = PredictionFiles(Path(predictions), opened)
     if threshold is not None:
         thresholds = {names[0]: Threshold(threshold, "given with --threshold")}
-    settings = Settings(thresholds, emulate, border, mask_histogram=html is not None and predictions is None)
+    of_masks = predictions is None and any(name in SCORES for name in names)
+    settings = Settings(thresholds, emulate, border, mask_histogram=html is not None and of_masks)
     run = {
         "benchmark": benchmark,
         "split": opened.split,

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import outmask
-from outmask import scores
 from outmask.app import DONE, INTERRUPTED, SOME_FAILED
+from outmask.app.arguments import open_model
 from outmask.app.terminal import progress_bar, say, tell
 from outmask.data.images import find_images, read_image
 from outmask.errors import OutmaskError
+from outmask.openset import inference
 from outmask.output.files import RESULTS, RunFile, is_output, output_paths, output_stems, save_result
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def predict(
     Raises:
         OutmaskError: where nothing can be done at all.
     """
-    scores.check(score)
+    inference.check(score)
     folder = Path(out)
     bad: dict[str, OutmaskError] = {}
     images = [pair for pair in find_images(paths, bad.__setitem__) if not _is_own_output(pair[0], folder)]
@@ -51,7 +51,7 @@ def predict(
 
     settings = {"model": model, "task": task, "score": score, "threshold": threshold, "refine": refine, "flip": flip}
     run = RunFile(folder, settings, resume)
-    segmenter = outmask.load(model)
+    segmenter = open_model(model)
     run.write()  # a folder that cannot be written is told now, not after the first image
     for name, error in bad.items():
         tell(str(error))

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import outmask
-from outmask import scores
 from outmask.app import DONE
-from outmask.app.arguments import model_identity
+from outmask.app.arguments import model_identity, open_model
 from outmask.app.terminal import progress_bar, say, tell
 from outmask.errors import OutmaskError
 from outmask.evaluation import CachedMaps, ModelMaps, Record, open_benchmark
 from outmask.evaluation.benchmarks.layouts import images_in
 from outmask.evaluation.fishyscapes import write_fishyscapes
 from outmask.evaluation.submission import SMIYC_DATASETS, Frame, Submission, check_name, submit
+from outmask.openset import inference
 
 FISHYSCAPES = "fishyscapes"
 
@@ -31,11 +31,11 @@ def submitting(benchmark: str, root: str, model: str, score: str, method: str | 
     Raises:
         OutmaskError: on a benchmark that takes no submissions, images that cannot be read, or what cannot be written.
     """
-    scores.check(score)
+    inference.check(score)
     if benchmark == FISHYSCAPES:
         if method is not None or resume:
             raise OutmaskError("fishyscapes takes no --method and no --resume: its container is run once, nameless")
-        segmenter = outmask.load(model)
+        segmenter = open_model(model)
         with progress_bar() as bar:
 
             def shown(images: Iterable[Path]) -> Iterable[Path]:
@@ -64,7 +64,7 @@ def submitting(benchmark: str, root: str, model: str, score: str, method: str | 
     # Beside the submission, not in it: the kit's folders hold nothing but its files.
     work = folder.with_name(f".{folder.name}.maps")
     with _removed_when_done(work), progress_bar() as bar:
-        source = CachedMaps(ModelMaps(outmask.load(model)), work, run, resume)
+        source = CachedMaps(ModelMaps(open_model(model)), work, run, resume)
 
         def read(record: Record) -> NDArray[np.float32]:
             return source.maps(record, [score], None).scores[score]

@@ -8,7 +8,14 @@ from pathlib import Path
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
 from outmask.checkpoints.bundle import ModelBundle
-from outmask.checkpoints.folder import MARKER, load_folder, read_config, save_folder, store_operating_points
+from outmask.checkpoints.folder import (
+    MARKER,
+    load_folder,
+    read_config,
+    save_folder,
+    store_operating_points,
+    store_statistics,
+)
 from outmask.checkpoints.huggingface import load_huggingface
 from outmask.checkpoints.original import load_original
 from outmask.errors import OutmaskError
@@ -21,6 +28,7 @@ __all__ = [
     "local_folder",
     "save_folder",
     "store_operating_points",
+    "store_statistics",
 ]
 
 BUNDLED = Path(__file__).parent.parent / "weights"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
@@ -26,6 +28,7 @@ class ModelBundle:
         provenance: where the weights come from.
         name: for messages and results.
         operating_points: thresholds, by score name, each with where it came from.
+        statistics: what detectors have learned from the training set, by detector and name.
 
     Raises:
         OutmaskError: where model and taxonomy differ in their number of classes.
@@ -38,6 +41,7 @@ class ModelBundle:
     provenance: dict[str, Any]
     name: str
     operating_points: dict[str, dict[str, Any]] = field(default_factory=dict)
+    statistics: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model.config.num_classes != self.taxonomy.num_classes:

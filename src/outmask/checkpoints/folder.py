@@ -1,4 +1,4 @@
-"""outmask's own model folder: ``model.safetensors`` and ``config.json``."""
+"""outmask's own model folder: ``model.safetensors``, ``config.json`` and, where fitted, ``detectors.safetensors``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from outmask.checkpoints.bundle import ModelBundle
 from outmask.checkpoints.keys import require_same
+from outmask.checkpoints.statistics import read_statistics, write_statistics
 from outmask.errors import OutmaskError
 from outmask.models import build_architecture, describe_architecture
 from outmask.preprocessing import Preprocessing
@@ -65,7 +66,8 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(state, partial / WEIGHTS)
+        # Not save_file: on a full disk it raises an error of its own kind, and nobody else could read what it writes.
+        (partial / WEIGHTS).write_bytes(save(state))
         config = {
             MARKER: VERSION,
             "architecture": describe_architecture(bundle.model),
@@ -77,6 +79,8 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
             "hashes": {WEIGHTS: _sha256(partial / WEIGHTS)},
         }
         (partial / CONFIG).write_text(_json(config), encoding="utf-8")
+        if bundle.statistics:
+            write_statistics(partial, bundle.statistics, _sha256(partial / WEIGHTS))
         if path.exists():
             path.rename(old)
         partial.rename(path)
@@ -113,6 +117,24 @@ def store_operating_points(path: str | Path, points: Mapping[str, Mapping[str, A
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OutmaskError(f"{target}: can't be written ({error.strerror})") from None
+
+
+def store_statistics(path: str | Path, statistics: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Put detectors' statistics beside the weights in a model folder of ours, in place of earlier ones of theirs.
+
+    Args:
+        path: the folder.
+        statistics: see ``ModelBundle.statistics``.
+
+    Raises:
+        OutmaskError: where it is no model folder of outmask's, or can't be written.
+    """
+    path = Path(path)
+    config = read_config(path)
+    if MARKER not in config:
+        raise OutmaskError(f"{path} is no model folder of outmask's: it has no place for statistics")
+    weights_hash = config["hashes"][WEIGHTS]
+    write_statistics(path, {**read_statistics(path, weights_hash), **statistics}, weights_hash)
 
 
 def _json(config: dict[str, Any]) -> str:
@@ -161,7 +183,14 @@ def load_folder(path: str | Path) -> ModelBundle:
     )
     model.load_state_dict(state)  # copies into the model's own float32
     return ModelBundle(
-        model.eval(), taxonomy, preprocessing, licence, provenance, path.resolve().name, operating_points
+        model.eval(),
+        taxonomy,
+        preprocessing,
+        licence,
+        provenance,
+        path.resolve().name,
+        operating_points,
+        read_statistics(path, expected_hash),
     )
 
 

@@ -11,19 +11,24 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from outmask.data.broken import UsableImages
+from outmask.data.labels import IGNORE, VOID, Sample
 from outmask.errors import OutmaskError
 
 if TYPE_CHECKING:
@@ -35,6 +40,8 @@ WEIGHTS, CONFIG = "flow.safetensors", "flow.json"
 _LARGEST_LOG_SCALE = 3.0
 # Crops from one decoded image: reading large images is what takes the time, and four of a batch may share one.
 _CROPS_PER_IMAGE = 4
+# As many drawn images without room for a crop are no accident.
+_CROWDED_IN_A_ROW = 100
 _WARM_UP = 100
 _GRADIENT_CLIP = 1.0
 
@@ -169,11 +176,15 @@ class PatchFlow(nn.Module):
         return np.ascontiguousarray(values.permute(0, 2, 3, 1).cpu().numpy())
 
     def save(self, path: str | Path) -> None:
-        """Write ``flow.safetensors`` and ``flow.json`` into the folder ``path``, which is made."""
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / WEIGHTS)
-        (path / CONFIG).write_text(json.dumps(asdict(self.config)) + "\n", encoding="utf-8")
+        """Write ``flow.safetensors`` and ``flow.json``, each whole or not at all, into the folder ``path``, which is
+        made.
+
+        Raises:
+            OutmaskError: where they can't be written.
+        """
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        _write(Path(path) / WEIGHTS, lambda file: file.write(save(weights)))
+        _write(Path(path) / CONFIG, lambda file: file.write((json.dumps(asdict(self.config)) + "\n").encode()))
 
     @classmethod
     def load(cls, path: str | Path) -> PatchFlow:
@@ -325,13 +336,13 @@ def train_flow(
     checkpoint_every: int = 500,
     progress: Callable[[int, float], None] | None = None,
 ) -> PatchFlow:
-    """Train a flow on random crops of known scenes, by maximum likelihood.
+    """Train a flow on random crops of known scenes, by maximum likelihood; see :func:`inlier_crops`.
 
     Every batch is a function of seed and iteration alone, so a run that was killed gives, resumed, the flow that it
     would have given.
 
     Args:
-        images: the training images; labels are not looked at.
+        images: the training images; broken ones are passed over.
         config: the flow's size.
         iterations: of Adam, with a linear warm-up over the first 100.
         batch_size: crops per iteration; up to four come from one image.
@@ -348,8 +359,8 @@ def train_flow(
         the trained flow, on the CPU, in eval mode.
 
     Raises:
-        OutmaskError: on numbers that make no sense, images smaller than the crops, a checkpoint of other settings, or a
-            loss that is not finite.
+        OutmaskError: on numbers that make no sense, images that the crops don't fit, a checkpoint of other settings or
+            one that can't be written, or a loss that is not finite.
     """
     if min(iterations, batch_size, checkpoint_every) < 1 or not len(images):
         raise OutmaskError(
@@ -364,8 +375,13 @@ def train_flow(
     flow.to(device).train()
     optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
     settings = {
-        **asdict(config), "batch_size": batch_size, "patch": patch, "learning_rate": learning_rate, "seed": seed
-    }  # fmt: skip
+        **asdict(config),
+        "images": len(images),
+        "batch_size": batch_size,
+        "patch": patch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
     path = None if checkpoint is None else Path(checkpoint)
     done = 0
     if path is not None and path.exists():
@@ -374,7 +390,7 @@ def train_flow(
         flow.load_state_dict(state["flow"])
         optimizer.load_state_dict(state["optimizer"])
     batches = DataLoader(
-        _Crops(images, batch_size, patch, seed),
+        _Crops(UsableImages.of(images), batch_size, patch, seed),
         batch_size=None,
         sampler=range(done, iterations),
         num_workers=workers,
@@ -392,18 +408,63 @@ def train_flow(
         optimizer.step()
         done += 1
         if path is not None and (done % checkpoint_every == 0 or done == iterations):
-            _write_checkpoint(
-                path,
-                {
-                    "settings": settings,
-                    "iterations": done,
-                    "flow": flow.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+            state = {
+                "settings": settings,
+                "iterations": done,
+                "flow": flow.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            _write(path, partial(torch.save, state))
         if progress is not None:
             progress(done, float(bits.detach()))
     return flow.cpu().eval()
+
+
+def inlier_crops(images: SampleSource, count: int, patch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Square crops that show known classes only: none holds a void, pasted or ignored pixel.
+
+    Args:
+        images: labelled images; up to four crops come from one.
+        count: how many.
+        patch: their side in pixels.
+        rng: every random choice comes from it.
+
+    Returns:
+        ``(count, patch, patch, 3)`` uint8 RGB.
+
+    Raises:
+        OutmaskError: on an image that is smaller than a crop, or where many in a row have no room for one.
+    """
+    crops: list[NDArray[np.uint8]] = []
+    crowded = 0
+    while len(crops) < count:
+        sample = images[int(rng.integers(len(images)))]
+        height, width = sample.labels.shape
+        if min(height, width) < patch:
+            raise OutmaskError(
+                f"{sample.name}: a flow's crops of {patch} pixels don't fit the image of {width}x{height}"
+            )
+        corners = _inlier_corners(sample, patch)
+        crowded = 0 if len(corners) else crowded + 1
+        if crowded == _CROWDED_IN_A_ROW:
+            raise OutmaskError(
+                f"{crowded} images in a row, the last {sample.name}, have no {patch}x{patch} pixels that are all of "
+                "known classes: a flow needs smaller patches"
+            )
+        if crowded:
+            continue
+        for corner in rng.choice(corners, min(_CROPS_PER_IMAGE, count - len(crops))):
+            top, left = divmod(int(corner), width - patch + 1)
+            crops.append(sample.image[top : top + patch, left : left + patch])
+    return np.stack(crops)
+
+
+def _inlier_corners(sample: Sample, patch: int) -> NDArray[np.intp]:
+    """Upper left corners of the squares that show known classes only, numbered row by row among all squares'."""
+    unknown = (sample.labels == VOID) | (sample.labels == IGNORE) | sample.outlier
+    total = cv2.integral(unknown.view(np.uint8))  # (H + 1, W + 1): how many lie above and to the left
+    inside = total[patch:, patch:] - total[:-patch, patch:] - total[patch:, :-patch] + total[:-patch, :-patch]
+    return np.flatnonzero(inside == 0)
 
 
 class _Crops(Dataset[Tensor]):
@@ -413,28 +474,24 @@ class _Crops(Dataset[Tensor]):
         self.images, self.batch_size, self.patch, self.seed = images, batch_size, patch, seed
 
     def __getitem__(self, index: int) -> Tensor:
-        rng = np.random.default_rng((self.seed, 0, index))
-        crops: list[NDArray[np.uint8]] = []
-        while len(crops) < self.batch_size:
-            sample = self.images[int(rng.integers(len(self.images)))]
-            height, width = sample.labels.shape
-            if min(height, width) < self.patch:
-                raise OutmaskError(
-                    f"{sample.name}: a flow's crops of {self.patch} pixels don't fit the image of {width}x{height}"
-                )
-            for _ in range(min(_CROPS_PER_IMAGE, self.batch_size - len(crops))):
-                top = int(rng.integers(height - self.patch + 1))
-                left = int(rng.integers(width - self.patch + 1))
-                crops.append(sample.image[top : top + self.patch, left : left + self.patch])
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        crops = inlier_crops(self.images, self.batch_size, self.patch, np.random.default_rng((self.seed, 0, index)))
+        return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Beside, then renamed: the last good checkpoint survives whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Beside, then renamed: what is at ``path`` is whole, and the last good one survives whatever happens."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    torch.save(state, beside)
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            write(file)
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise OutmaskError(f"{path} can't be written ({reason}): make room, or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _read_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

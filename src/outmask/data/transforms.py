@@ -6,7 +6,6 @@ whenever, and in whatever process, it is made.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,22 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from outmask.data.broken import UsableImages
 from outmask.data.labels import IGNORE, Sample, Target
 from outmask.data.negatives import NegativeSource, PasteNegatives
 from outmask.errors import OutmaskError
-
-_log = logging.getLogger(__name__)
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 PADDING_COLOR = (124, 116, 104)
 """ImageNet's mean colour (0.485, 0.456, 0.406) in bytes: 0 after normalisation, like a convolution's own padding."""
-
-MOST_BROKEN = 0.01
-"""Share of a dataset's images that a run goes on without."""
-
-_BROKEN_IN_A_ROW = 10
-"""As many neighbours that can't be used are no accident: the dataset or its taxonomy is wrong, and the run stops."""
 
 
 class SampleSource(Protocol):
@@ -159,7 +151,7 @@ class DrawnSamples(Dataset[Sample]):
 
     An image that can't be used (a corrupt file, labels with ids of no class) is named once in a warning, and whenever
     it is drawn, the next image of its dataset takes its place. :attr:`broken` counts them, over all loading processes.
-    More than :data:`MOST_BROKEN` of a dataset, or several in a row, are an error.
+    Too many of them are an error; see :class:`outmask.data.broken.BrokenItems`.
 
     Args:
         datasets: where the images come from.
@@ -189,15 +181,13 @@ class DrawnSamples(Dataset[Sample]):
             raise OutmaskError(f"seed and length must not be negative, got {seed} and {length}")
         if weights is not None and (len(weights) != len(sizes) or min(weights) < 0 or sum(weights) <= 0):
             raise OutmaskError(f"weights must be {len(sizes)} positive numbers, one per dataset, got {list(weights)}")
-        self.datasets = tuple(datasets)
+        self.datasets = tuple(UsableImages.of(dataset) for dataset in datasets)
         self.transform = Compose(transforms)
         self.seed = seed
         self.length = length
         self._quotas = sizes if weights is None else _quotas(sum(sizes), weights)
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
-        # In shared memory: what one loading process has found, no other warns of again.
-        self._broken = [_shared_flags(size) for size in sizes]
 
     def __len__(self) -> int:
         return self.length
@@ -205,31 +195,13 @@ class DrawnSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.length:
             raise IndexError(f"draw {index} of {self.length}")
-        return self.transform(self._read(*self.source(index)), np.random.default_rng((self.seed, 0, index)))
+        dataset, image = self.source(index)
+        return self.transform(self.datasets[dataset][image], np.random.default_rng((self.seed, 0, index)))
 
     @property
     def broken(self) -> list[int]:
         """How many images of each dataset were found that can't be used."""
-        return [int(broken.sum()) for broken in self._broken]
-
-    def _read(self, dataset: int, image: int) -> Sample:
-        """The image, or the first one after it that can be used."""
-        images, broken = self.datasets[dataset], self._broken[dataset]
-        for _ in range(_BROKEN_IN_A_ROW):
-            try:
-                return images[image]
-            except OutmaskError as error:
-                failure = error
-            if not broken[image]:
-                broken[image] = True
-                if (count := int(broken.sum())) > MOST_BROKEN * len(images):
-                    raise OutmaskError(
-                        f"{failure} ({count} of {len(images)} images of this dataset can't be used, more than "
-                        f"{MOST_BROKEN:.0%}: mend or remove them)"
-                    ) from failure
-                _log.warning("%s (left out; image %d of this dataset that can't be used)", failure, count)
-            image = (image + 1) % len(images)
-        raise OutmaskError(f"{failure} (and {_BROKEN_IN_A_ROW} images in a row can't be used)") from failure
+        return [dataset.broken for dataset in self.datasets]
 
     def source(self, index: int) -> tuple[int, int]:
         """Which dataset, and which of its images, draw ``index`` shows."""
@@ -332,11 +304,6 @@ def _placement(available: int, wanted: int, rng: np.random.Generator) -> tuple[t
     if available >= wanted:
         return (offset, offset + wanted), (0, wanted)
     return (0, available), (offset, offset + available)
-
-
-def _shared_flags(count: int) -> Tensor:
-    flags: Tensor = torch.zeros(count, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-    return flags
 
 
 def _quotas(total: int, weights: Sequence[float]) -> list[int]:

@@ -20,7 +20,7 @@ from outmask.evaluation.maps import ImageMaps, MapSource, naming
 from outmask.evaluation.report import (
     FOUND,
     BorderReport,
-    MaskHistogram,
+    Histogram,
     Report,
     ScoreReport,
     Threshold,
@@ -236,9 +236,9 @@ class _FirstWalk:
             return None
         return border_report(curve, self._border[name].curve(), self._settings.border, self._classes is not None)
 
-    def _mask_histogram(self) -> MaskHistogram:
+    def _mask_histogram(self) -> Histogram:
         shares = self._histogram / np.maximum(self._histogram.sum(1, keepdims=True), 1)
-        return MaskHistogram(np.linspace(0, 1, _HISTOGRAM_BINS + 1), shares[KNOWN], shares[ANOMALY])
+        return Histogram(np.linspace(0, 1, _HISTOGRAM_BINS + 1), shares[KNOWN], shares[ANOMALY])
 
 
 def _thresholds(

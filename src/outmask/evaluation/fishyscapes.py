@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from outmask import scores as score_engine
 from outmask.data.images import IMAGE_SUFFIXES, read_image
 from outmask.errors import OutmaskError
 from outmask.evaluation.maps import Predictor
+from outmask.openset import inference
 from outmask.output.files import replacing
 
 CITYSCAPES_CLASSES = 19
@@ -39,7 +39,7 @@ def write_fishyscapes(
         output_folder: ``/output`` in the container; created where it is missing.
         segmenter: a model, as ``outmask.load`` gives it; of Cityscapes' 19 classes in the order of their train ids if
             the mIoU that Fishyscapes measures is to mean anything (else a warning in the log).
-        score: a name of ``outmask.scores.available()``.
+        score: a name of ``outmask.openset.inference.available()``.
         progress: wraps the images, for a progress bar.
 
     Returns:
@@ -49,19 +49,18 @@ def write_fishyscapes(
         OutmaskError: on an unknown score, without inputs, where two inputs share a number, or where a file cannot be
             read or written.
     """
-    score_engine.check(score)
+    inference.check(score)
     inputs, output = _inputs(Path(input_folder)), Path(output_folder)
     files: list[Path] = []
+    if segmenter.taxonomy.num_classes != CITYSCAPES_CLASSES:
+        _log.warning(
+            "the model has %d classes, Cityscapes has %d: the mIoU that Fishyscapes measures will mean nothing",
+            segmenter.taxonomy.num_classes,
+            CITYSCAPES_CLASSES,
+        )
     for number, path in zip(inputs, progress(list(inputs.values())), strict=True):
         image = read_image(path)
-        prediction = segmenter.prediction(image)
-        if not files and prediction.num_classes != CITYSCAPES_CLASSES:
-            _log.warning(
-                "the model has %d classes, Cityscapes has %d: the mIoU that Fishyscapes measures will mean nothing",
-                prediction.num_classes,
-                CITYSCAPES_CLASSES,
-            )
-        maps = score_engine.evaluate(prediction, [score], image.shape[:2])
+        maps = segmenter.maps(image, [score], (image.shape[0], image.shape[1]))
         arrays = {
             "anomaly": maps[score][0].cpu().numpy(),
             "segmentation": maps["labels"][0].cpu().numpy().astype(np.int32),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,11 +25,11 @@ from outmask.data.images import read_image
 from outmask.errors import OutmaskError
 from outmask.evaluation.benchmarks import Record
 from outmask.evaluation.score_files import read_score
-from outmask.openset.inference import score_maps
 from outmask.output.files import LABELS, SCORE, replacing, write_json
 
 if TYPE_CHECKING:
-    from outmask.scores import Prediction
+    from torch import Tensor
+
     from outmask.types import Taxonomy
 
 Size = tuple[int, int]
@@ -38,13 +38,21 @@ _LARGE = np.finfo(np.float32).max / 10
 
 
 class Predictor(Protocol):
-    """What evaluation needs of a segmenter."""
+    """What evaluation needs of a segmenter, or of an ensemble."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    taxonomy: Taxonomy
 
-    def prediction(self, image: NDArray[np.uint8]) -> Prediction:
-        """Masks, or per-pixel logits, of one ``(H, W, 3)`` image, batch 1."""
+    def maps(
+        self,
+        image: NDArray[np.uint8],
+        names: Sequence[str],
+        size: Size,
+        refine_by: Taxonomy | None = None,
+        flip: bool = False,
+        remove: Literal["stuff", "things"] = "stuff",
+    ) -> dict[str, Tensor]:
+        """Scores and ``"labels"``, ``(1, *size)`` each; see :func:`outmask.openset.inference.score_maps`."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,17 @@ class ModelMaps:
 
     Args:
         segmenter: the model.
-        refine_by, flip: as of ``outmask.openset.inference.score_maps``; a mirrored image is a second pass.
+        refine_by, flip, remove: as of ``outmask.openset.inference.score_maps``; a mirrored image is a second pass.
     """
 
-    def __init__(self, segmenter: Predictor, refine_by: Taxonomy | None = None, flip: bool = False) -> None:
-        self._segmenter, self._refine_by, self._flip = segmenter, refine_by, flip
+    def __init__(
+        self,
+        segmenter: Predictor,
+        refine_by: Taxonomy | None = None,
+        flip: bool = False,
+        remove: Literal["stuff", "things"] = "stuff",
+    ) -> None:
+        self._segmenter, self._refine_by, self._flip, self._remove = segmenter, refine_by, flip, remove
 
     @property
     def name(self) -> str:
@@ -99,12 +113,12 @@ class ModelMaps:
         return self._segmenter.name
 
     def maps(self, record: Record, names: Sequence[str], size: Size | None) -> ImageMaps:
-        """See :class:`MapSource`; mask logits are resized to ``size``, before the sigmoid."""
+        """See :class:`MapSource`; logits are resized to ``size``, before anything else."""
         image = read_image(record.image)
         own = (image.shape[0], image.shape[1])
         size = own if size is None else size
         _check_shape(record.name, "image", own, size)
-        maps = score_maps(self._segmenter.prediction, image, names, size, self._refine_by, self._flip)
+        maps = self._segmenter.maps(image, names, size, self._refine_by, self._flip, self._remove)
         labels = maps.pop("labels")[0].cpu().numpy()
         # The ids take an eighth of the space this way, on disk and in memory.
         small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int32)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from outmask.evaluation.report import FOUND, MaskHistogram, ScoreReport
+from outmask.evaluation.report import FOUND, Histogram, ScoreReport
 
 # Okabe and Ito's palette, told apart with any colour vision; with the line styles, 28 scores get a look of their own.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -21,6 +21,7 @@ _STYLES = ("-", "--", "-.", ":")
 _KNOWN, _ANOMALY = _COLORS[0], _COLORS[1]
 _CHANCE: dict[str, Any] = {"color": "#555555", "linewidth": 1.4, "linestyle": (0, (1, 1.5))}
 _WIDTH, _HEIGHT, _LEGEND_ROW = 5.0, 4.2, 0.22
+_PANEL_WIDTH, _PANEL_HEIGHT = 3.4, 3.4
 """Inches."""
 _STYLE = {
     "axes.edgecolor": "#777777",
@@ -88,7 +89,7 @@ def roc_plot(scores: Mapping[str, ScoreReport]) -> bytes | None:
     return file.getvalue()
 
 
-def mask_plot(histogram: MaskHistogram) -> bytes | None:
+def mask_plot(histogram: Histogram) -> bytes | None:
     """Shares of known and anomaly pixels by their largest mask probability, as SVG (M2F-EAM figure 3)."""
     kinds = (("known pixels", histogram.known, _KNOWN, "-"), ("anomaly pixels", histogram.anomaly, _ANOMALY, "--"))
     drawn = [kind for kind in kinds if kind[1].any()]
@@ -109,13 +110,43 @@ def mask_plot(histogram: MaskHistogram) -> bytes | None:
     return file.getvalue()
 
 
+def score_plot(panels: Mapping[str, Histogram], score: str) -> bytes:
+    """Shares of known and anomaly pixels by their score, as SVG: a panel for each model (Mask2Anomaly figure 14)."""
+    file = io.BytesIO()
+    with _styled(file, (_PANEL_WIDTH * len(panels), _PANEL_HEIGHT)) as figure:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for one, (title, histogram) in zip(axes, panels.items(), strict=True):
+            one.set_title(title, fontsize=11)
+            one.set_yscale("log")
+            for label, shares, color, style in (
+                ("known pixels", histogram.known, _KNOWN, "-"),
+                ("anomaly pixels", histogram.anomaly, _ANOMALY, "--"),
+            ):
+                one.stairs(100 * shares, histogram.edges, fill=True, alpha=0.15, color=color)
+                one.stairs(100 * shares, histogram.edges, label=label, color=color, linestyle=style, linewidth=1.8)
+            one.set_xlim(histogram.edges[0], histogram.edges[-1])
+            one.set_ylim(0.05, 130)
+            one.yaxis.set_major_formatter("{x:g}")
+            one.set_xlabel(score)
+        axes[0].set_ylabel("share of pixels, % (logarithmic)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    return file.getvalue()
+
+
 @contextmanager
 def _figure(legend_rows: int) -> Iterator[tuple[Figure, Axes, io.BytesIO]]:
-    """An empty plot that is written into the file when the block ends, in our style whatever the user's is."""
+    """An empty plot that is written into the file when the block ends."""
     file = io.BytesIO()
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT + _LEGEND_ROW * legend_rows), layout="constrained")
+    with _styled(file, (_WIDTH, _HEIGHT + _LEGEND_ROW * legend_rows)) as figure:
         yield figure, figure.subplots(), file
+
+
+@contextmanager
+def _styled(file: io.BytesIO, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of so many inches, written into the file when the block ends, in our style whatever the user's is."""
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
         # Without a date the same plot is the same file.
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
 

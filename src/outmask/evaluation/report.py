@@ -150,11 +150,11 @@ class ScoreReport:
 
 
 @dataclass(frozen=True)
-class MaskHistogram:
-    """Relative frequencies of the largest mask probability (M2F-EAM figure 3).
+class Histogram:
+    """Relative frequencies of a value.
 
     Attributes:
-        edges: ``(n + 1,)`` from 0 to 1.
+        edges: ``(n + 1,)`` rising.
         known, anomaly: ``(n,)`` shares of the pixels of either kind; they add up to 1, or are 0 where there are none.
     """
 
@@ -174,7 +174,7 @@ class Report:
         anomaly_share: anomaly pixels among the evaluated ones: the AP of chance; NaN where no pixel is labelled.
         scores: by name.
         closed_set: mIoU, pixel accuracy and IoU by class name, where the benchmark has classes that the model knows.
-        mask_histogram: of the largest mask probability, on request.
+        mask_histogram: of the largest mask probability (M2F-EAM figure 3), on request.
         notes: what a reader must know, such as resized scores.
     """
 
@@ -185,7 +185,7 @@ class Report:
     anomaly_share: float
     scores: Mapping[str, ScoreReport]
     closed_set: Values | None = None
-    mask_histogram: MaskHistogram | None = None
+    mask_histogram: Histogram | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -123,6 +123,22 @@ class Curve:
         above = self.true_positives - np.diff(self.true_positives, prepend=0) / 2
         return 100 * float(above @ steps) / self.anomaly / self.known
 
+    def shares(self, edges: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How the scores of known and of anomaly pixels are distributed.
+
+        Args:
+            edges: ``(n + 1,)`` rising; what lies beyond them counts in the outermost bins.
+
+        Returns:
+            two ``(n,)`` float64, the shares of the known and of the anomaly pixels in each bin, which includes its
+            lower edge; they add up to 1, or are NaN where there are no such pixels.
+        """
+        above = np.searchsorted(-self.scores, -edges[1:-1].astype(np.float32), side="right")
+        return (
+            _shares(np.append(0, self.false_positives)[above], self.known),
+            _shares(np.append(0, self.true_positives)[above], self.anomaly),
+        )
+
     def at_tpr(self, percent: float) -> OperatingPoint | None:
         """The first (highest) threshold that finds at least ``percent`` of the anomaly pixels.
 
@@ -431,6 +447,12 @@ def _coarsen(population: _Pixels, bins: int) -> _Pixels:
     # Under the first or the last score, every coarsening would move all pixels the same way.
     medians = np.searchsorted(so_far, np.cumsum(pixels) - pixels / 2)
     return _Pixels(population.scores[medians], pixels)
+
+
+def _shares(above: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """Of the counts above rising inner edges, the share in each bin."""
+    counts: NDArray[np.int64] = -np.diff(above, prepend=total, append=0)
+    return counts / (total or np.nan)
 
 
 def _check_rate(name: str, percent: float) -> None:

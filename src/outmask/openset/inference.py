@@ -1,55 +1,141 @@
-"""From an image to its score maps and labels: predicted, scored, refined, averaged with its mirror image."""
+"""From an image to its score maps and labels: predicted, scored, refined, averaged with its mirror image and members.
+
+Whatever can be asked of an image has a name: the scores of ``outmask.scores``, which are functions of a prediction, and
+the detectors of ``outmask.detectors``, which ask the model itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Literal, Protocol
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outmask import scores
+from outmask import detectors, scores
+from outmask.detectors import DETECTORS, ensemble_maps
 from outmask.errors import OutmaskError
 from outmask.openset.flip import flip_averaged
 from outmask.openset.refine import refine, refinement_mask
 from outmask.types import MaskPrediction, Taxonomy
 
+Size = tuple[int, int]
+
+
+class Member(detectors.Subject, Protocol):
+    """One model that is asked of an image: a segmenter, or one of an ensemble."""
+
+    @property
+    def taxonomy(self) -> Taxonomy: ...
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """``(H, W, 3)`` uint8 RGB -> ``(1, 3, h, w)`` normalised."""
+
+    def prediction(self, image: NDArray[np.uint8]) -> scores.Prediction:
+        """``(H, W, 3)`` uint8 RGB -> masks or per-pixel logits, batch 1."""
+
+
+def available() -> list[str]:
+    """Names of all scores and detectors."""
+    return [*scores.available(), *detectors.available()]
+
+
+def check(name: str) -> None:
+    """Refuse what is neither a score nor a detector.
+
+    Raises:
+        OutmaskError: names those that there are and the one that was probably meant.
+    """
+    names = available()
+    if name not in names:
+        close = get_close_matches(name, names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise OutmaskError(f"unknown score {name!r}: {meant}choose from {', '.join(names)}")
+
+
+def describe(name: str) -> str:
+    """The equation of a score or detector and its source, in one line."""
+    check(name)
+    if name in DETECTORS:
+        return f"{DETECTORS[name].equation}  ({DETECTORS[name].source})"
+    return scores.describe(name)
+
+
+def display_range(member: Member, name: str) -> tuple[float, float]:
+    """The values that pictures show as certainly known and certainly unknown, of a score or a detector of a model.
+
+    Raises:
+        OutmaskError: where there is no such score, or the detector lacks its statistics.
+    """
+    check(name)
+    if name in DETECTORS:
+        return DETECTORS[name].display_range(member, member.taxonomy.num_classes)
+    return scores.display_range(name, member.taxonomy.num_classes)
+
 
 def score_maps(
-    predict: Callable[[NDArray[np.uint8]], scores.Prediction],
+    members: Sequence[Member],
     image: NDArray[np.uint8],
     names: Sequence[str],
-    size: tuple[int, int],
+    size: Size,
     refine_by: Taxonomy | None = None,
     flip: bool = False,
+    remove: Literal["stuff", "things"] = "stuff",
 ) -> dict[str, Tensor]:
     """Scores and closed-set labels of one image.
 
+    A detector's map, which has the size of the pixels that the model sees, is resized bilinearly to ``size``; of a
+    score, the logits are. Each detector runs the model anew.
+
     Args:
-        predict: ``(H, W, 3)`` uint8 RGB -> masks or per-pixel logits, batch 1; called once, or twice with ``flip``.
+        members: one model; or several, an ensemble, combined as by ``outmask.detectors.ensemble_maps``.
         image: ``(H, W, 3)`` uint8 RGB.
-        names: from ``outmask.scores.available()``.
+        names: from :func:`available`.
         size: ``(height, width)`` of the maps.
-        refine_by: the classes by which scores are refined (Mask2Anomaly eq. 13); None for none.
-        flip: average the scores with those of the mirrored image.
+        refine_by: the classes by which scores are refined (Mask2Anomaly eq. 13), each member's by its own masks; None
+            for none.
+        flip: average the scores with those of the mirrored image; each model is asked twice.
+        remove: what refinement removes; see :func:`outmask.openset.refine.refinement_mask`.
 
     Returns:
-        as ``outmask.scores.evaluate``: a name -> ``(1, height, width)`` float32, and ``"labels"`` int64.
+        a name -> ``(1, height, width)`` float32, larger = more anomalous, and ``"labels"`` int64.
 
     Raises:
         OutmaskError: where refinement has no masks, or a taxonomy that does not tell things from stuff; on a score that
-            the prediction does not have.
+            the model does not have; on a detector whose statistics are missing.
     """
 
     def view(image: NDArray[np.uint8]) -> dict[str, Tensor]:
-        prediction = predict(image)
-        maps = scores.evaluate(prediction, names, size)
-        if refine_by is not None:
-            if not isinstance(prediction, MaskPrediction):
-                raise OutmaskError("refinement is by confident masks, and this model predicts none: leave it out")
-            keep = refinement_mask(prediction, refine_by, size)
-            for name in names:
-                maps[name] = refine(maps[name], keep, scores.display_range(name, prediction.num_classes)[0])
-        return maps
+        parts = [_member_maps(member, image, names, size, refine_by, remove) for member in members]
+        if len(parts) == 1:
+            return parts[0][1]
+        return ensemble_maps([prediction for prediction, _ in parts], [maps for _, maps in parts], size)
 
     return flip_averaged(view, image) if flip else view(image)
+
+
+def _member_maps(
+    member: Member,
+    image: NDArray[np.uint8],
+    names: Sequence[str],
+    size: Size,
+    refine_by: Taxonomy | None,
+    remove: Literal["stuff", "things"],
+) -> tuple[scores.Prediction, dict[str, Tensor]]:
+    prediction = member.prediction(image)
+    maps = scores.evaluate(prediction, [name for name in names if name not in DETECTORS], size)
+    resized = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
+    for name in names:
+        if name in DETECTORS:
+            maps[name] = resized(DETECTORS[name](member, member.preprocess(image))[:, None])[:, 0]
+    if refine_by is not None:
+        if not isinstance(prediction, MaskPrediction):
+            raise OutmaskError("refinement is by confident masks, and this model predicts none: leave it out")
+        keep = refinement_mask(prediction, refine_by, size, remove)
+        for name in names:
+            maps[name] = refine(maps[name], keep, display_range(member, name)[0])
+    return prediction, maps

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -25,6 +27,12 @@ from outmask.models.backbones import STAGES
 NUM_CLASSES = 19
 """Cityscapes'."""
 CPU = torch.device("cpu")
+PRECISIONS = (
+    (torch.float32, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+)
+"""Ours and theirs: the same twice, then ours with ``precision: bf16-mixed`` against what theirs has by default."""
 TERMS = {"class": "loss_cross_entropy", "mask": "loss_mask", "dice": "loss_dice"}
 
 
@@ -33,6 +41,7 @@ class TrainingComparison:
     """A training step against transformers'.
 
     Attributes:
+        dtype, peer_dtype: of the matrix products: float32, or bfloat16 as with ``precision: bf16-mixed``.
         seconds, peer_seconds: forward and backward, step by step, taken in turns.
         losses: each weighted term, ours and theirs: ``class``, ``mask``, ``dice`` of the last layer, ``class_0`` ... of
             the inner ones.
@@ -40,6 +49,8 @@ class TrainingComparison:
         gradient_difference: relative difference (of norms) of the gradient of the whole backbone.
     """
 
+    dtype: torch.dtype
+    peer_dtype: torch.dtype
     seconds: tuple[float, ...]
     peer_seconds: tuple[float, ...]
     losses: dict[str, tuple[float, float]]
@@ -47,26 +58,32 @@ class TrainingComparison:
     gradient_difference: float
 
     @property
+    def ratios(self) -> list[float]:
+        """How many times faster ours is, in each turn."""
+        return [peer / own for own, peer in zip(self.seconds, self.peer_seconds, strict=True)]
+
+    @property
     def ratio(self) -> float:
-        """How many times faster ours is: the median over the turns."""
-        return median(peer / own for own, peer in zip(self.seconds, self.peer_seconds, strict=True))
+        """The median of :attr:`ratios`."""
+        return median(self.ratios)
 
 
 def compare_training(
     steps: int = 3,
     size: int = 512,
     batch: int = 2,
-    bfloat16: bool = False,
     config: Mask2FormerConfig | None = None,
-) -> TrainingComparison:
-    """Forward and backward of both models on the CPU, with freshly initialised weights.
+) -> list[TrainingComparison]:
+    """Forward and backward of both models on the CPU, with freshly initialised weights, in both precisions.
 
     Args:
         steps: turns that are timed, after one that is not.
         size: height and width of the images in pixels, a multiple of 32.
         batch: images.
-        bfloat16: both as with ``precision: bf16-mixed``; their terms then differ by the rounding, and what it flips.
         config: transformers' configuration; by default that of the published R50 model with Cityscapes' 19 classes.
+
+    Returns:
+        one comparison for each of :data:`PRECISIONS`. In bfloat16 the terms differ by the rounding, and what it flips.
     """
     torch.manual_seed(0)
     if config is None:
@@ -91,17 +108,17 @@ def compare_training(
     mask_labels = [target.masks.float() for target in targets]
     class_labels = [target.class_ids for target in targets]
 
-    def step() -> dict[str, Tensor]:
+    def step(dtype: torch.dtype) -> dict[str, Tensor]:
         ours.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with _precision(dtype):
             losses = criterion(ours(pixels.contiguous(memory_format=torch.channels_last)), targets, seeds)
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
         return losses
 
-    def peer_step() -> dict[str, Tensor]:
+    def peer_step(dtype: torch.dtype) -> dict[str, Tensor]:
         theirs.zero_grad()
         with (
-            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+            _precision(dtype),
             _same_points(theirs, criterion, targets, seeds),
             mock.patch.object(theirs, "get_loss", lambda terms: terms),
         ):
@@ -111,24 +128,44 @@ def compare_training(
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         return terms
 
-    losses, peer_losses = step(), peer_step()
-    pairs = {
-        f"{name}{suffix}": (losses[f"{name}{suffix}"].item(), peer_losses[f"{peer_name}{suffix}"].item())
+    names = {
+        f"{name}{suffix}": f"{peer_name}{suffix}"
         for suffix in ("", *(f"_{index}" for index in range(config.decoder_layers - 1)))
         for name, peer_name in TERMS.items()
     }
-    gradient, peer_gradient = (
-        torch.cat([parameter.grad.flatten() for parameter in body.parameters() if parameter.grad is not None])
-        for body in (ours.backbone.get_submodule("body"), theirs.model.pixel_level_module.encoder)
-    )
-    times = [(_seconds(step), _seconds(peer_step)) for _ in range(steps)]
-    return TrainingComparison(
-        tuple(own for own, _ in times),
-        tuple(peer for _, peer in times),
-        pairs,
-        max(abs(own - peer) / abs(peer) for own, peer in pairs.values()),
-        float((gradient - peer_gradient).norm() / peer_gradient.norm()),
-    )
+    bodies = ours.backbone.get_submodule("body"), theirs.model.pixel_level_module.encoder
+    dtypes = (torch.float32, torch.bfloat16)
+    found = {dtype: (step(dtype), _gradient(bodies[0])) for dtype in dtypes}
+    peer_found = {dtype: (peer_step(dtype), _gradient(bodies[1])) for dtype in dtypes}
+    times: dict[tuple[Callable[[torch.dtype], object], torch.dtype], list[float]] = defaultdict(list)
+    for _ in range(steps):
+        for dtype in dtypes:
+            for one in (step, peer_step):
+                times[one, dtype].append(_seconds(partial(one, dtype)))
+
+    def comparison(dtype: torch.dtype, peer_dtype: torch.dtype) -> TrainingComparison:
+        (losses, gradient), (peer_losses, peer_gradient) = found[dtype], peer_found[peer_dtype]
+        pairs = {name: (losses[name].item(), peer_losses[peer_name].item()) for name, peer_name in names.items()}
+        return TrainingComparison(
+            dtype,
+            peer_dtype,
+            tuple(times[step, dtype]),
+            tuple(times[peer_step, peer_dtype]),
+            pairs,
+            max(abs(own - peer) / abs(peer) for own, peer in pairs.values()),
+            float((gradient - peer_gradient).norm() / peer_gradient.norm()),
+        )
+
+    return [comparison(*dtypes) for dtypes in PRECISIONS]
+
+
+def _precision(dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def _gradient(body: nn.Module) -> Tensor:
+    """All gradients as one vector."""
+    return torch.cat([parameter.grad.flatten() for parameter in body.parameters() if parameter.grad is not None])
 
 
 def _seconds(step: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset
 
+from outmask.data.broken import UsableImages
 from outmask.data.datasets import SegmentationDataset, open_dataset
 from outmask.data.flow import PatchFlow
 from outmask.data.labels import Sample
@@ -171,6 +172,18 @@ class LossRecipe:
     outlier: OutlierLossRecipe | None = None
 
 
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "backbone_rate",
+    "weight_decay",
+    "warmup",
+    "gradient_clip",
+    "validation_images",
+    "seed",
+    "workers",
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A training run.
@@ -181,7 +194,7 @@ class Recipe:
         reproduces: which row of which paper's table, if any.
         model: the architecture: ``kind`` (``mask2former``, ``per_pixel``, ``deeplab_v3_plus`` or
             ``semantic_segmentation``; by default the first) and the fields of its configuration
-            (:mod:`outmask.models`), without ``num_classes``.
+            (:mod:`outmask.models`), without ``num_classes`` and heads; empty only where ``start_from`` says it.
         negatives: objects to paste while training; none by default.
         validation_negatives: objects pasted on validation images; they should come from other sources.
         data_root: folder that the datasets' and objects' roots are relative to.
@@ -212,6 +225,10 @@ class Recipe:
         strategy: Lightning's name for how they share the work: ``auto``, ``ddp``, ``fsdp`` ...
         workers: processes that load data, for each that trains.
         licence: of the trained weights.
+
+    Raises:
+        OutmaskError: on numbers that make no sense, shares of a batch that are no whole images, or settings that
+            contradict each other.
     """
 
     taxonomy: str
@@ -252,6 +269,9 @@ class Recipe:
         for name in ("iterations", "batch_size", "accumulate", "chunk", "validate_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise OutmaskError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:  # NaN is refused too
+                raise OutmaskError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.batch_size % (shares := self.accumulate * self.processes):
             raise OutmaskError(
                 f"batch_size {self.batch_size} can't be shared by {self.processes} processes (devices x num_nodes) "
@@ -293,6 +313,8 @@ def backbone_of(model: Model) -> nn.Module:
 
 
 def _fresh_model(recipe: Recipe) -> Model:
+    if not recipe.model:  # as of a second stage, which is not meant to be trained from nothing
+        raise OutmaskError("the recipe has neither a 'model' nor a model to fine-tune: give --start_from or --model")
     source = recipe.pretrained
     if source is not None and (local := Path(recipe.data_root) / source).exists():
         source = str(local)
@@ -309,7 +331,10 @@ def _fresh_model(recipe: Recipe) -> Model:
 def _earlier_model(recipe: Recipe, start_from: str) -> Model:
     from outmask.checkpoints import load_bundle
 
-    model = load_bundle(start_from).model
+    try:
+        model = load_bundle(start_from).model
+    except OutmaskError as error:
+        raise OutmaskError(f"start_from: {error}") from error
     description = describe_architecture(model)
     kind = description["kind"]
     outputs = _outputs(recipe, of_masks=kind == MASK2FORMER)
@@ -319,7 +344,10 @@ def _earlier_model(recipe: Recipe, start_from: str) -> Model:
             f"taxonomy {recipe.taxonomy} has {outputs['num_classes']}"
         )
     if stranger := next((head for head in HEADS if description.get(head) and not outputs.get(head)), None):
-        raise OutmaskError(f"start_from: {start_from} has a {stranger}, which this recipe's loss does not train")
+        raise OutmaskError(
+            f"start_from: {start_from} has the head {stranger}, which this recipe's loss does not train: "
+            "set the loss.outlier that does, or start from a model without it"
+        )
     if recipe.model and (
         recipe.model.get("kind", MASK2FORMER) != kind
         or configure(_architecture(recipe)) != configure({**description, **outputs})
@@ -330,7 +358,15 @@ def _earlier_model(recipe: Recipe, start_from: str) -> Model:
 
 def _architecture(recipe: Recipe) -> dict[str, Any]:
     """The description of the model's architecture, with the outputs that its loss needs."""
-    return {**recipe.model, **_outputs(recipe, recipe.model.get("kind", MASK2FORMER) == MASK2FORMER)}
+    outputs = _outputs(recipe, recipe.model.get("kind", MASK2FORMER) == MASK2FORMER)
+    for name in ("num_classes", *HEADS):
+        expected = outputs.get(name, False)
+        if recipe.model.get(name, expected) != expected:
+            raise OutmaskError(
+                f"model: {name} follows from {'taxonomy' if name == 'num_classes' else 'loss.outlier'}, where it is "
+                f"{expected}, got {recipe.model[name]}: leave it out"
+            )
+    return {**recipe.model, **outputs}
 
 
 def _outputs(recipe: Recipe, of_masks: bool) -> dict[str, Any]:
@@ -431,7 +467,8 @@ def _build_source(objects: ObjectsRecipe, data_root: Path) -> NegativeSource:
 
 def build_training_set(recipe: Recipe) -> DrawnSamples:
     """All draws of the run, in order; draw i is the same whenever and wherever it is made."""
-    datasets = [_open(dataset, recipe) for dataset in recipe.train]
+    # Once, so that an image that is broken is so too where a patch is cut from it.
+    datasets = [UsableImages.of(_open(dataset, recipe)) for dataset in recipe.train]
     transforms: list[Transform] = []
     if recipe.negatives is not None:
         negatives = recipe.negatives

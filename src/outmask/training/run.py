@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -20,6 +21,7 @@ from outmask.errors import OutmaskError
 from outmask.preprocessing import Preprocessing
 from outmask.training.checkpoint import LastCheckpoint, check_checkpoint
 from outmask.training.data import RecipeData
+from outmask.training.inheritance import read_settings, write_settings
 from outmask.training.module import SegmentationTraining, count_parameters
 from outmask.training.recipe import Recipe
 
@@ -28,52 +30,85 @@ PLACES = ("data_root", "devices", "num_nodes", "strategy", "workers")
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Parse ``--config recipe.yaml --out DIR [--resume] [--key value ...]`` and train; returns the model's folder.
+    """Parse ``--config RECIPE --out DIR [--resume] [--key value ...]`` and train; returns the model's folder.
 
     Raises:
         OutmaskError: on a bad recipe, or where ``--out`` holds another run.
     """
-    parser = _parser()
+    recipes: dict[str, dict[str, Any]] = {}
+    parser = _parser(recipes)
     parser.add_argument(
         "--out", type=str, required=True, help="folder of the run: checkpoints, logs and the trained model"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
-    recipe, description, options = _parse(parser, argv)
+    recipe, options = _parse(parser, recipes, argv)
+    description = yaml.safe_load(parser.dump(options, skip_none=False))
+    description = {name: description[name] for name in Recipe.__dataclass_fields__}
     return train(recipe, description, Path(options.out), resume=bool(options.resume))
 
 
 def read_recipe(path: str | Path, data_root: str | Path | None = None) -> Recipe:
-    """The recipe in a YAML file.
+    """The recipe in a YAML file, with all that it inherits.
 
     Args:
-        path: the file.
+        path: the file, or the name of a bundled recipe.
         data_root: where its datasets lie, in place of what the file says.
 
     Raises:
         OutmaskError: on a missing file or a bad recipe.
     """
     arguments = ["--config", str(path)] + ([] if data_root is None else ["--data_root", str(data_root)])
-    return _parse(_parser(), arguments)[0]
+    recipes: dict[str, dict[str, Any]] = {}
+    return _parse(_parser(recipes), recipes, arguments)[0]
 
 
-def _parser() -> ArgumentParser:
+class _RecipeFile(ActionConfigFile):
+    """Reads a recipe with all that it inherits.
+
+    Args:
+        recipes: where to note what ``--config`` named, and the settings found there.
+    """
+
+    def __init__(self, recipes: dict[str, dict[str, Any]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.recipes = recipes
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        self.recipes[values] = read_settings(values)
+        text = write_settings(self.recipes[values])
+        super().__call__(parser, cfg, text, option_string)  # type: ignore[no-untyped-call]
+
+
+def _parser(recipes: dict[str, dict[str, Any]]) -> ArgumentParser:
     parser = ArgumentParser(prog="outmask train", description="Train a model by a recipe.", exit_on_error=False)
-    parser.add_argument("--config", action="config", help="recipe, YAML")
+    parser.add_argument(
+        "--config", action=_RecipeFile, recipes=recipes, help="recipe: a YAML file or a name of outmask list recipes"
+    )
     parser.add_class_arguments(Recipe)
     return parser
 
 
-def _parse(parser: ArgumentParser, argv: list[str] | None) -> tuple[Recipe, dict[str, Any], Namespace]:
-    """The recipe, the same as plain values, and the other options."""
+def _parse(
+    parser: ArgumentParser, recipes: dict[str, dict[str, Any]], argv: list[str] | None
+) -> tuple[Recipe, Namespace]:
+    """The recipe, and all options as they were given."""
     try:
         options: Namespace = parser.parse_args(argv)
         settings = parser.instantiate_classes(options)
     except ArgumentError as error:
-        raise OutmaskError(" ".join(str(error).split())) from None
-    description = yaml.safe_load(parser.dump(options, skip_none=False))
-    names = Recipe.__dataclass_fields__
-    recipe = Recipe(**{name: settings[name] for name in names})
-    return recipe, {name: description[name] for name in names}, options
+        for name, own in recipes.items():
+            _check_alone(name, own)
+        raise OutmaskError(_one_line(error)) from None
+    return Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__}), options
+
+
+def _check_alone(name: str, settings: dict[str, Any]) -> None:
+    """Refuse a recipe in its own name where it is bad whatever else was given."""
+    try:
+        # What is required may have been given beside it.
+        _parser({}).parse_object({"taxonomy": "", "train": [], **settings})
+    except ArgumentError as error:
+        raise OutmaskError(f"{name}: {_one_line(error)}") from None
 
 
 def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool = False) -> Path:
@@ -100,35 +135,12 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
         _check_out(description, out, resume)
     module = SegmentationTraining(recipe, Preprocessing(short_side=recipe.inference_short_side))
     data = RecipeData(recipe)
-    if first:
-        _write_description(description, out)
-
     parameters = count_parameters(module.model)
     _silence_lightning()
     clock = LastCheckpoint(last)
-    # Every start logs into its own folder version_0, version_1 ...: a resume keeps what was logged before.
-    table = CSVLogger(out, "logs")
-    trainer = L.Trainer(
-        max_epochs=-1,
-        max_steps=recipe.iterations,
-        devices=recipe.devices,
-        num_nodes=recipe.num_nodes,
-        strategy=recipe.strategy,
-        use_distributed_sampler=False,  # RecipeData shares the draws among the processes
-        accumulate_grad_batches=recipe.accumulate,
-        # An epoch is one chunk of iterations: it ends with a checkpoint, and the next one builds its own draws.
-        reload_dataloaders_every_n_epochs=1,
-        check_val_every_n_epoch=recipe.validate_every,
-        num_sanity_val_steps=0,
-        gradient_clip_val=recipe.gradient_clip,
-        precision=recipe.precision,  # type: ignore[arg-type]
-        log_every_n_steps=min(10, recipe.chunk),
-        default_root_dir=out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        logger=[table, TensorBoardLogger(str(out), "logs", version=table.version)],
-        callbacks=[clock, RichProgressBar()],
-    )
+    trainer = _trainer(recipe, out, clock)
+    if first:
+        _write_description(description, out)
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
@@ -161,6 +173,36 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
     return out / "model"
 
 
+def _trainer(recipe: Recipe, out: Path, clock: LastCheckpoint) -> L.Trainer:
+    """Lightning's loop; refuses a precision, strategy or number of devices that it does not know or have."""
+    # Every start logs into its own folder version_0, version_1 ...: a resume keeps what was logged before.
+    table = CSVLogger(out, "logs")
+    try:
+        return L.Trainer(
+            max_epochs=-1,
+            max_steps=recipe.iterations,
+            devices=recipe.devices,
+            num_nodes=recipe.num_nodes,
+            strategy=recipe.strategy,
+            use_distributed_sampler=False,  # RecipeData shares the draws among the processes
+            accumulate_grad_batches=recipe.accumulate,
+            # An epoch is one chunk of iterations: it ends with a checkpoint, and the next one builds its own draws.
+            reload_dataloaders_every_n_epochs=1,
+            check_val_every_n_epoch=recipe.validate_every,
+            num_sanity_val_steps=0,
+            gradient_clip_val=recipe.gradient_clip,
+            precision=recipe.precision,  # type: ignore[arg-type]
+            log_every_n_steps=min(10, recipe.chunk),
+            default_root_dir=out,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            logger=[table, TensorBoardLogger(str(out), "logs", version=table.version)],
+            callbacks=[clock, RichProgressBar()],
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise OutmaskError(f"precision, strategy, devices or num_nodes: {_one_line(error)}") from None
+
+
 def _is_first_process() -> bool:
     """Known before Lightning has set up its processes: launchers tell each its rank and that of its machine."""
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -175,11 +217,16 @@ def _check_out(description: dict[str, Any], out: Path, resume: bool) -> None:
     if not resume:
         raise OutmaskError(f"{out} already holds a run: continue it with --resume, or choose another --out")
     other = yaml.safe_load(kept.read_text(encoding="utf-8")) or {}
-    settings = {name: value for name, value in description.items() if name not in PLACES}
+    # What a run is for is no part of it either.
+    settings = {name: value for name, value in description.items() if name not in (*PLACES, "reproduces")}
     if differing := sorted(name for name, value in settings.items() if other.get(name) != value):
         raise OutmaskError(f"{out} holds a run of another recipe: {', '.join(differing)} differ")
     if (last := out / "last.ckpt").exists():
         check_checkpoint(last)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _write_description(description: dict[str, Any], out: Path) -> None:
@@ -194,6 +241,13 @@ def _write_description(description: dict[str, Any], out: Path) -> None:
 
 
 def _silence_lightning() -> None:
-    """Its hints on workers and its sampler don't apply: draws are cheap, and a chunk's order is fixed on purpose."""
-    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*IterableDataset.*"):
+    """Its hints don't apply: draws are cheap, a chunk's order is fixed and frozen norms are in eval mode on purpose."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*IterableDataset.*",
+        ".*in eval mode at the start of training.*",
+        ".*overridden `transfer_batch_to_device`.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message)

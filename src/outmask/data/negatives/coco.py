@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from outmask.data.broken import BrokenItems
 from outmask.data.images import read_image
 from outmask.data.negatives.cutouts import Cutout, keep
 from outmask.errors import OutmaskError
@@ -42,8 +43,7 @@ class CocoInstances:
 
     Raises:
         OutmaskError: where the file is not in this format, a category does not exist, no object is left, or there are
-            fewer images than asked for; at reading, where an image can't be read or has another size than the file
-            says.
+            fewer images than asked for; at reading, where too many images are :attr:`broken`.
     """
 
     def __init__(
@@ -95,27 +95,46 @@ class CocoInstances:
             if not 1 <= images <= len(chosen):
                 raise OutmaskError(f"{self.path}: {len(chosen)} images have objects to take, {images} were asked for")
             chosen = [chosen[index] for index in np.random.default_rng(seed).permutation(len(chosen))[:images]]
-        self.draws = chosen if joint else [[item] for items in chosen for item in items]
-        self._cache: dict[int, Cutout] = {}
+        # The draws of each image: all of its objects together, or one by one.
+        self._objects = [[items] if joint else [[item] for item in items] for items in chosen]
+        self._draws = [(image, place) for image, objects in enumerate(self._objects) for place in range(len(objects))]
+        self._cache: dict[tuple[int, int], Cutout] = {}
+        # By image, not by draw: a broken one is one failure, however many objects it shows.
+        self._broken = BrokenItems(len(chosen), f"images of {self.path}")
 
     def __len__(self) -> int:
-        return len(self.draws)
+        return len(self._draws)
+
+    @property
+    def broken(self) -> int:
+        """How many images were found that can't be decoded, have another size than the file says, or whose object has
+        no pixels; an object of the next one serves instead."""
+        return self._broken.count
 
     def sample(self, rng: np.random.Generator, batch: SampleSource) -> list[Cutout]:
         """One object, or the objects of one image as one; see :class:`NegativeSource`."""
-        index = int(rng.integers(len(self.draws)))
-        if index in self._cache:
-            return [self._cache[index]]
-        path, size = self._images[self.draws[index][0]["image_id"]]
-        image = read_image(path)
-        if image.shape[:2] != size:
+        image, place = self._draws[int(rng.integers(len(self._draws)))]
+        return [self._broken.pass_over(image, lambda usable: self._cutout(usable, place))]
+
+    def _cutout(self, image: int, place: int) -> Cutout:
+        place %= len(self._objects[image])  # another image that takes this one's place may show fewer objects
+        if (image, place) in self._cache:
+            return self._cache[image, place]
+        items = self._objects[image][place]
+        path, size = self._images[items[0]["image_id"]]
+        pixels = read_image(path)
+        if pixels.shape[:2] != size:
             raise OutmaskError(
-                f"{path}: image is {image.shape[1]}x{image.shape[0]}, but {self.path.name} says {size[1]}x{size[0]}"
+                f"{path}: image is {pixels.shape[1]}x{pixels.shape[0]}, but {self.path.name} says {size[1]}x{size[0]}"
             )
         mask = np.zeros(size, dtype=np.bool_)
-        for item in self.draws[index]:
-            mask |= decode_segmentation(item["segmentation"], size)
-        return [keep(self._cache, index, Cutout.from_image(image, mask))]
+        try:
+            for item in items:
+                mask |= decode_segmentation(item["segmentation"], size)
+            cutout = Cutout.from_image(pixels, mask)
+        except (OutmaskError, ValueError, TypeError, KeyError) as error:
+            raise OutmaskError(f"{self.path}: an object of {path.name}: {error}") from None
+        return keep(self._cache, (image, place), cutout)
 
 
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

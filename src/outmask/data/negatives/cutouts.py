@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from outmask.errors import OutmaskError
 
 if TYPE_CHECKING:
     from outmask.data.transforms import SampleSource
+
+K = TypeVar("K")
 
 # Cut-outs kept decoded by each source: a few hundred megabytes at most, all of a small source.
 _CACHED_CUTOUTS = 1024
@@ -67,8 +69,8 @@ class NegativeSource(Protocol):
         ...
 
 
-def keep(cache: dict[int, Cutout], index: int, cutout: Cutout) -> Cutout:
+def keep(cache: dict[K, Cutout], key: K, cutout: Cutout) -> Cutout:
     """Remember a decoded cut-out as long as there is room; returns it."""
     if len(cache) < _CACHED_CUTOUTS:
-        cache[index] = cutout
+        cache[key] = cutout
     return cutout

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from outmask.data.broken import BrokenItems
 from outmask.data.images import IMAGE_SUFFIXES, read_image, read_values
 from outmask.data.negatives.cutouts import Cutout
 from outmask.errors import OutmaskError
@@ -71,8 +73,8 @@ class LabelMapObjects:
         exclude: ids to leave out, such as ``(0, *ADE20K_STREET_IDS)``.
 
     Raises:
-        OutmaskError: where the layout differs, or on bad numbers; at reading, on a file that can't be decoded, a label
-            map with several channels or of another size than its image, or where no id is left in any image.
+        OutmaskError: where the layout differs, or on bad numbers; at reading, where too many images are
+            :attr:`broken`, or no id is left in any image.
     """
 
     def __init__(
@@ -102,21 +104,30 @@ class LabelMapObjects:
         self.objects = objects
         self.longest_side = longest_side
         self.exclude = np.asarray(exclude, dtype=np.int64)
+        self._broken = BrokenItems(len(pairs), f"images of {root}")
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def broken(self) -> int:
+        """How many images were found that can't be decoded, or whose label map has several channels or another size;
+        the next one serves instead."""
+        return self._broken.count
 
     def sample(self, rng: np.random.Generator, batch: SampleSource) -> list[Cutout]:
         """Objects of one image, each in the image's frame; see :class:`NegativeSource`."""
         # An image all of whose ids are left out is passed over: take the next one that has others.
         start = int(rng.integers(len(self.pairs)))
         for step in range(len(self.pairs)):
-            cutouts = self._cut(*self.pairs[(start + step) % len(self.pairs)], rng)
+            cutouts = self._cut(*self._broken.pass_over((start + step) % len(self.pairs), self._read), rng)
             if cutouts:
                 return cutouts
         raise OutmaskError(f"no image in {self.pairs[0][0].parent} shows an id that is not left out: nothing to paste")
 
-    def _cut(self, image_path: Path, label_path: Path, rng: np.random.Generator) -> list[Cutout]:
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Image ``(H, W, 3)`` and ids ``(H, W)``."""
+        image_path, label_path = self.pairs[index]
         image, ids = read_image(image_path), read_values(label_path, "the label map")
         if ids.ndim != 2:
             raise OutmaskError(f"{label_path}: a label map must hold ids in one channel, got {ids.shape[2]} channels")
@@ -124,6 +135,9 @@ class LabelMapObjects:
             raise OutmaskError(
                 f"{label_path}: label map is {ids.shape[1]}x{ids.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
             )
+        return image, ids
+
+    def _cut(self, image: NDArray[np.uint8], ids: NDArray[Any], rng: np.random.Generator) -> list[Cutout]:
         if self.longest_side is not None:
             longest = int(rng.integers(self.longest_side[0], self.longest_side[1] + 1))
             if longest < max(ids.shape):

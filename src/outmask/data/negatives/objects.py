@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from outmask.data.broken import BrokenItems
 from outmask.data.images import read_image, read_values
 from outmask.data.negatives.cutouts import Cutout, NegativeSource, keep
 from outmask.errors import OutmaskError
@@ -28,8 +29,8 @@ class FolderObjects:
         exclude: sequences to leave out.
 
     Raises:
-        OutmaskError: where the layout differs, a sequence does not exist, nothing is left; at reading, where a file
-            can't be decoded or image and mask differ in size.
+        OutmaskError: where the layout differs, a sequence does not exist, nothing is left; at reading, where too many
+            frames are :attr:`broken`.
     """
 
     def __init__(
@@ -52,20 +53,26 @@ class FolderObjects:
             raise OutmaskError(f"{root} has no sequences {strangers}: choose from {', '.join(sorted(found))}")
         wanted = (found if sequences is None else set(sequences)) - set(exclude)
         self.frames = [(image, mask) for image, mask in frames if _sequence(mask) in wanted]
-        self._empty: set[int] = set()
-        self._cache: dict[int, Cutout] = {}
         if not self.frames:
             raise OutmaskError(f"{root}: no sequence is left to take objects from")
+        self._empty: set[int] = set()
+        self._cache: dict[int, Cutout] = {}
+        self._broken = BrokenItems(len(self.frames), f"frames of {root}")
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def broken(self) -> int:
+        """How many frames were found that can't be decoded, or whose mask has another size; the next serve instead."""
+        return self._broken.count
 
     def sample(self, rng: np.random.Generator, batch: SampleSource) -> list[Cutout]:
         """The foreground of one frame; see :class:`NegativeSource`."""
         # Frames in which the object has left the picture have an empty mask: take the next one that shows it.
         start = int(rng.integers(len(self.frames)))
         for step in range(len(self.frames)):
-            cutout = self._cutout((start + step) % len(self.frames))
+            cutout = self._broken.pass_over((start + step) % len(self.frames), self._cutout)
             if cutout is not None:
                 return [cutout]
         raise OutmaskError(f"every mask in {self.frames[0][1].parent} is empty: nothing to paste")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from outmask.data.broken import UsableImages
 from outmask.data.labels import VOID, Sample
 from outmask.data.negatives.cutouts import Cutout, NegativeSource
 from outmask.errors import OutmaskError
@@ -81,7 +82,7 @@ class PasteNegatives:
             the host is a uniform draw from the training set, so drawing it from there gives patches of the same
             distribution; and made with the host's own generator, a draw stays a function of seed and number alone,
             whatever the batch size, the worker or the machine. (The host itself is among them: once in as many draws
-            as there are images.)
+            as there are images.) Broken ones are passed over.
 
     Raises:
         OutmaskError: on a probability outside of [0, 1], or pairs that do not rise.
@@ -104,7 +105,7 @@ class PasteNegatives:
         self.probability = probability
         self.count = count
         self.relative_size = relative_size
-        self.others = others
+        self.others = UsableImages.of(others)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.probability:
