@@ -13,9 +13,11 @@ import outmask
 from outmask.checkpoints import ModelBundle, save_folder
 from outmask.errors import OutmaskError
 from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.openset.panoptic import open_set_panoptic
+from outmask.openset.unknown_objects import Components, Finder
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
-from outmask.types import Taxonomy
+from outmask.types import Taxonomy, Unknown
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,11 @@ def test_any_size_is_done(segmenter: Segmenter, size: tuple[int, int]) -> None:
     ("arguments", "message"),
     [
         ({"score": "ema"}, "eam"),
-        ({"task": "panoptics"}, "anomaly, semantic"),
+        ({"task": "panoptics"}, "anomaly, semantic, panoptic"),
         ({"task": "semantic"}, "threshold"),
+        ({"task": "panoptic"}, "task 'panoptic' needs a threshold"),
+        ({"task": "panoptic", "unknown": "mining"}, "needs to know things from stuff"),
+        ({"unknown": "minning"}, "preferred_mask, mining, components"),
     ],
 )
 def test_bad_requests_are_refused(segmenter: Segmenter, arguments: dict[str, str], message: str) -> None:
@@ -147,3 +152,17 @@ def test_several_models_are_an_ensemble(segmenter: Segmenter, tmp_path: Path) ->
 def test_refinement_needs_a_taxonomy_with_things(segmenter: Segmenter) -> None:
     with pytest.raises(OutmaskError, match="needs to know things from stuff"):
         segmenter.predict(image(), refine=True)
+
+
+@pytest.mark.parametrize("unknown", ["preferred_mask", "mining", "components", Components(minimum_area=5)])
+def test_the_panoptic_task_gives_segments(segmenter: Segmenter, unknown: Unknown | Finder) -> None:
+    taxonomy = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)), (False, True))
+    panoptic = Segmenter(segmenter.model, taxonomy, segmenter.preprocessing, "tiny")
+    result = panoptic.predict(image(), task="panoptic", threshold=-1.0, unknown=unknown)
+    assert result.panoptic is not None
+    assert result.segments is not None
+    np.testing.assert_array_equal(result.score, segmenter.predict(image()).score)
+    expected = open_set_panoptic(panoptic.prediction(image()), taxonomy, result.score, -1.0, unknown)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(result.panoptic, expected.ids)
+    assert result.segments == expected.segments
+    assert unknown == "mining" or any(segment.is_unknown for segment in result.segments)

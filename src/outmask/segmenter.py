@@ -19,9 +19,11 @@ from outmask.data.images import ImageSource, read_image
 from outmask.detectors import Statistics
 from outmask.errors import OutmaskError
 from outmask.openset import inference
+from outmask.openset.panoptic import Panoptic, open_set_panoptic
 from outmask.openset.semantic import open_labels
+from outmask.openset.unknown_objects import Finder, finder
 from outmask.preprocessing import Preprocessing
-from outmask.types import OpenSetResult, Task, Taxonomy
+from outmask.types import MaskPrediction, OpenSetResult, Task, Taxonomy, Unknown
 
 
 class Predictor(ABC):
@@ -54,6 +56,17 @@ class Predictor(ABC):
         """Scores and ``"labels"`` of one image by name; see :func:`outmask.openset.inference.score_maps`."""
         return inference.score_maps(self.members, image, names, size, refine_by, flip, remove)
 
+    def masks_and_maps(
+        self,
+        image: NDArray[np.uint8],
+        names: Sequence[str],
+        size: tuple[int, int],
+        refine_by: Taxonomy | None = None,
+        flip: bool = False,
+    ) -> tuple[MaskPrediction, dict[str, Tensor]]:
+        """Masks and maps of one image from one pass; see :func:`outmask.openset.inference.masks_and_maps`."""
+        return inference.masks_and_maps(self.members, image, names, size, refine_by, flip)
+
     def display_range(self, score: str) -> tuple[float, float]:
         """The values of a score that pictures show as certainly known and certainly unknown."""
         return inference.display_range(self.members[0], score)
@@ -67,6 +80,7 @@ class Predictor(ABC):
         threshold: float | None = ...,
         refine: bool = ...,
         flip: bool = ...,
+        unknown: Unknown | Finder = ...,
     ) -> OpenSetResult: ...
 
     @overload
@@ -78,6 +92,7 @@ class Predictor(ABC):
         threshold: float | None = ...,
         refine: bool = ...,
         flip: bool = ...,
+        unknown: Unknown | Finder = ...,
     ) -> list[OpenSetResult]: ...
 
     def predict(
@@ -88,40 +103,51 @@ class Predictor(ABC):
         threshold: float | None = None,
         refine: bool = False,
         flip: bool = False,
+        unknown: Unknown | Finder = "preferred_mask",
     ) -> OpenSetResult | list[OpenSetResult]:
         """Known classes and anomaly scores of one image, or of a list of them.
 
         Args:
             image: path, PIL image, ``(H, W, 3)`` RGB uint8 array, or a list of them.
-            task: ``"anomaly"`` for scores; ``"semantic"`` also needs open labels, hence a threshold.
+            task: ``"anomaly"`` for scores; ``"semantic"`` also needs open labels, hence a threshold; ``"panoptic"``
+                also gives segments, and needs a mask classifier.
             score: a score or a detector, one of ``outmask.openset.inference.available()``.
             threshold: scores above it are unknown; by default the model's operating point for this score, if any.
             refine: lower the scores in confident masks of stuff other than ground (Mask2Anomaly eq. 13).
             flip: average the scores with those of the mirrored image; takes twice the time.
+            unknown: how the panoptic task finds unknown objects: ``"preferred_mask"`` (M2F-EAM) and ``"components"``
+                (RbA) above the threshold, ``"mining"`` (Mask2Anomaly) without one; or one of
+                ``outmask.openset.unknown_objects`` with settings of its own.
 
         Returns:
             one result at the image's own resolution; a list for a list.
 
         Raises:
             OutmaskError: on an unreadable image, an unknown task or score, a score that the model does not have or has
-                no statistics for, a semantic task without a threshold, or refinement where the taxonomy does not tell
-                things from stuff.
+                no statistics for, a semantic or panoptic task without the threshold that it needs, refinement or
+                segments where the taxonomy does not tell things from stuff, or segments of what predicts no masks.
         """
         if isinstance(image, list):
-            return [self.predict(one, task, score, threshold, refine, flip) for one in image]
+            return [self.predict(one, task, score, threshold, refine, flip, unknown) for one in image]
         if task not in get_args(Task):
             raise OutmaskError(f"unknown task {task!r}: choose from {', '.join(get_args(Task))}")
         inference.check(score)
+        find = finder(unknown)
         if threshold is None and score in self.operating_points:
             threshold = float(self.operating_points[score]["threshold"])
-        if threshold is None and task == "semantic":
+        if threshold is None and (task == "semantic" or (task == "panoptic" and find.needs_threshold)):
             raise OutmaskError(
-                f"task 'semantic' needs a threshold: {self.name} has no operating point for {score!r}, give one"
+                f"task {task!r} needs a threshold: {self.name} has no operating point for {score!r}, give one"
             )
 
         pixels = read_image(image)
-        height, width = pixels.shape[:2]
-        maps = self.maps(pixels, [score], (height, width), self.taxonomy if refine else None, flip)
+        size, refine_by = (pixels.shape[0], pixels.shape[1]), self.taxonomy if refine else None
+        panoptic: Panoptic | None = None
+        if task == "panoptic":
+            masks, maps = self.masks_and_maps(pixels, [score], size, refine_by, flip)
+            panoptic = open_set_panoptic(masks, self.taxonomy, maps[score][0].cpu().numpy(), threshold, find)
+        else:
+            maps = self.maps(pixels, [score], size, refine_by, flip)
         anomaly = maps[score][0].cpu().numpy()
         labels = maps["labels"][0].cpu().numpy().astype(np.int32)
         return OpenSetResult(
@@ -135,6 +161,8 @@ class Predictor(ABC):
             open_labels=None
             if threshold is None
             else open_labels(labels, anomaly, threshold, self.taxonomy.unknown_id),
+            panoptic=None if panoptic is None else panoptic.ids,
+            segments=None if panoptic is None else panoptic.segments,
             source=Path(image) if isinstance(image, str | Path) else None,
         )
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Color = tuple[int, int, int]
-Task = Literal["anomaly", "semantic"]
+Task = Literal["anomaly", "semantic", "panoptic"]
+Unknown = Literal["preferred_mask", "mining", "components"]
+"""How unknown objects are found; see ``outmask.openset.unknown_objects``."""
 
 
 @dataclass(frozen=True)

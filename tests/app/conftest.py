@@ -45,6 +45,7 @@ class FakeSegmenter:
         threshold: float | None = None,
         refine: bool = False,
         flip: bool = False,
+        unknown: str = "preferred_mask",
     ) -> OpenSetResult:
         self.before_each(self.calls)
         self.calls += 1

@@ -18,7 +18,7 @@ from outmask.evaluation.benchmarks import Benchmark, Record, available, describe
 
 LABEL = [[0, 1, 255], [1, 0, 0]]
 NAMES = ["road_anomaly", "smiyc_anomaly21", "smiyc_obstacle21", "lost_and_found", "fs_lost_and_found", "fs_static"]
-NAMES += ["streethazards", "cityscapes", "camvid", "idd_lite", "coco_open_panoptic", "oodis", "folder"]
+NAMES += ["streethazards", "cityscapes", "camvid", "idd_lite", "coco_open_panoptic", "oodis", "world", "folder"]
 BINARY = [*NAMES[:6], "folder"]
 
 
@@ -38,6 +38,7 @@ def test_the_benchmarks_and_their_splits_have_names() -> None:
         "idd_lite": ("val", "train"),
         "coco_open_panoptic": ("20", "10", "5"),
         "oodis": ("validation",),
+        "world": ("test", "t5", "t6", "validation"),
         "folder": ("all",),
     }
 

@@ -16,7 +16,7 @@ from outmask import detectors, scores
 from outmask.detectors import StandardisedMaxLogits
 from outmask.errors import OutmaskError
 from outmask.openset import inference
-from outmask.openset.inference import score_maps
+from outmask.openset.inference import masks_and_maps, score_maps
 from outmask.openset.refine import refine, refinement_mask
 from outmask.preprocessing import Preprocessing
 from outmask.types import MaskPrediction, PixelPrediction, Taxonomy
@@ -138,3 +138,27 @@ def test_every_name_has_a_display_range() -> None:
         assert low < high
     with pytest.raises(OutmaskError, match="needs statistics"):
         inference.display_range(Model(), "mahalanobis")
+
+
+def test_masks_and_maps_come_from_one_pass() -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    def counted(image: NDArray[np.uint8]) -> MaskPrediction:
+        seen.append(image)
+        return predict(image)
+
+    masks, maps = masks_and_maps([Model(counted)], IMAGE, ["eam"], SIZE, TAXONOMY)
+    assert len(seen) == 1
+    assert torch.equal(masks.mask_logits, predict(IMAGE).mask_logits)
+    assert torch.equal(maps["eam"], score_maps([Model()], IMAGE, ["eam"], SIZE, TAXONOMY)["eam"])
+    masks, maps = masks_and_maps([Model(counted)], IMAGE, ["eam"], SIZE, flip=True)
+    assert len(seen) == 3
+    assert torch.equal(masks.mask_logits, predict(IMAGE).mask_logits)  # not those of the mirrored image
+    assert torch.equal(maps["eam"], score_maps([Model()], IMAGE, ["eam"], SIZE, flip=True)["eam"])
+
+
+def test_segments_need_the_masks_of_one_model() -> None:
+    with pytest.raises(OutmaskError, match="an ensemble has no masks of its own"):
+        masks_and_maps([Model(), Model()], IMAGE, ["eam"], SIZE)
+    with pytest.raises(OutmaskError, match="this model predicts none"):
+        masks_and_maps([Model(predict_pixels)], IMAGE, ["entropy"], SIZE)

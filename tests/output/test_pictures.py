@@ -1,11 +1,13 @@
 """What pictures show of a score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from outmask.errors import OutmaskError
-from outmask.output.pictures import UNKNOWN_COLOR, class_map, heat_map, open_map, outline, overlay
-from outmask.types import OpenSetResult, Taxonomy
+from outmask.output.pictures import UNKNOWN_COLOR, class_map, heat_map, open_map, outline, overlay, segment_map
+from outmask.types import OpenSetResult, Segment, Taxonomy
 
 TAXONOMY = Taxonomy(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
 
@@ -123,3 +125,24 @@ def test_nothing_is_drawn_of_an_empty_mask() -> None:
     picture = np.full((6, 6, 3), 90, np.uint8)
     outline(picture, np.zeros((6, 6), np.bool_))
     assert (picture == 90).all()
+
+
+def test_segments_are_tinted_divided_and_unknown_ones_outlined() -> None:
+    result = make_result(np.zeros((60, 90)))
+    ids = np.ones((60, 90), np.int32)
+    ids[:, 30:] = 2
+    ids[20:40, 50:70] = 3
+    ids[:, 80:] = 0
+    segments = [
+        Segment(id_, class_id, "", class_id == 2, int((ids == id_).sum()), 0.9, (0, 0, 1, 1))
+        for id_, class_id in ((1, 0), (2, 1), (3, 2))
+    ]
+    picture = np.asarray(segment_map(replace(result, panoptic=ids, segments=segments))).astype(float)
+    for column, color in ((10, TAXONOMY.colors[0]), (40, TAXONOMY.colors[1])):
+        np.testing.assert_allclose(picture[5, column], 0.4 * 90 + 0.6 * np.array(color), atol=0.5)
+    assert (picture[5, 85] == 90).all()
+    assert (picture[:, 30] == 0).all()
+    assert (picture[20, 50:70] == 255).all()
+    assert not (picture[30, 60] == picture[5, 40]).all()
+    with pytest.raises(OutmaskError, match="no segments: predict with task='panoptic'"):
+        segment_map(result)

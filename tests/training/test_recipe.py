@@ -49,10 +49,11 @@ def sources(small_data: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
         "label_maps": {"kind": "label_maps", "root": str(tmp_path / "ade"), "longest_side": [10, 20]},
         "inlier_patches": {"kind": "inlier_patches", "side": [6, 12]},
         "flow": {"kind": "flow", "root": str(tmp_path / "flow"), "side": [8, 12]},
+        "world": {"kind": "world", "side": [16, 32]},
     }
 
 
-@pytest.mark.parametrize("kind", ["folder", "label_maps", "inlier_patches", "flow"])
+@pytest.mark.parametrize("kind", ["folder", "label_maps", "inlier_patches", "flow", "world"])
 @pytest.mark.parametrize("relative_size", [None, [0.2, 0.4]])
 def test_every_kind_of_negatives_is_pasted_as_void(
     write_recipe: Any, sources: dict[str, dict[str, Any]], kind: str, relative_size: list[float] | None

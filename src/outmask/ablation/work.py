@@ -16,6 +16,7 @@ from outmask.ablation.grid import Grid
 from outmask.ablation.numbers import Images, Walks, load, open_images, pieces
 from outmask.ablation.report import ATTENTION, write_report
 from outmask.ablation.runs import Run, check_grid, check_kinds, check_settings, claimed, plan, train_run
+from outmask.checkpoints.folder import CONFIG
 from outmask.errors import OutmaskError
 from outmask.output.files import replacing
 
@@ -95,7 +96,7 @@ class Ablation:
         return not failed
 
     def draw_attention(self, image: NDArray[np.uint8]) -> None:
-        """Draw the grid's ``attention`` rows, once their models are trained.
+        """Draw the grid's ``attention`` rows, once their models are trained; again only for other models.
 
         Args:
             image: ``(H, W, 3)`` uint8 RGB, to look at.
@@ -105,11 +106,16 @@ class Ablation:
         """
         chosen = {run.row.name: run for run in self.runs if run.seed == self.grid.seeds[0]}
         rows = [chosen[name] for name in self.grid.attention]
-        if rows and all(run.trained for run in rows):
-            picture = attention_figure({run.row.name: load(run) for run in rows}, image)
-            with replacing(self.out / ATTENTION) as file:
-                file.write(picture)
-            self.write_report()
+        if not rows or not all(run.trained for run in rows):
+            return
+        picture = self.out / ATTENTION
+        trained = max((run.model / CONFIG).stat().st_mtime for run in rows)
+        if picture.exists() and picture.stat().st_mtime >= trained:
+            return
+        content = attention_figure({run.row.name: load(run) for run in rows}, image)
+        with replacing(picture) as file:
+            file.write(content)
+        self.write_report()
 
     def write_report(self) -> None:
         """Write what is known by now."""

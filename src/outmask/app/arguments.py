@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import outmask
 from outmask.checkpoints import local_folder
@@ -12,9 +12,11 @@ from outmask.checkpoints.folder import read_config
 from outmask.checkpoints.statistics import STATISTICS
 from outmask.errors import OutmaskError
 from outmask.openset import inference
+from outmask.openset.unknown_objects import finder
 
 if TYPE_CHECKING:
     from outmask.segmenter import Ensemble, Segmenter
+    from outmask.types import Unknown
 
 
 def score_names(text: str, known: bool = True) -> list[str]:
@@ -34,6 +36,18 @@ def score_names(text: str, known: bool = True) -> list[str]:
     elif not all(names):
         raise OutmaskError(f"--score {text!r} holds an empty name")
     return names
+
+
+def unknown_ways(text: str) -> list[Unknown]:
+    """The ways to find unknown objects in ``a,b,c``, each once.
+
+    Raises:
+        OutmaskError: on an unknown one.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        finder(name)  # type: ignore[arg-type]
+    return cast("list[Unknown]", names)
 
 
 def check_file(option: str, file: str | None) -> None:

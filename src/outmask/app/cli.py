@@ -80,9 +80,9 @@ def _parser() -> ArgumentParser:
     predict.add_argument("--model", default="street", metavar="M[,M...]", help=_MODELS_HELP)
     predict.add_argument(
         "--task",
-        choices=["anomaly", "semantic"],
+        choices=["anomaly", "semantic", "panoptic"],
         default="anomaly",
-        help="anomaly writes scores; semantic also class ids, with unknown above the threshold",
+        help="anomaly writes scores; semantic also class ids, with unknown above the threshold; panoptic also segments",
     )
     predict.add_argument("--score", default="eam", help="anomaly score; see outmask list scores")
     predict.add_argument(
@@ -94,6 +94,11 @@ def _parser() -> ArgumentParser:
         help="lower the scores in confident masks of stuff that is no ground (Mask2Anomaly)",
     )
     predict.add_argument("--flip", action="store_true", help="average with the mirrored image; twice the time")
+    predict.add_argument(
+        "--unknown",
+        choices=["preferred_mask", "mining", "components"],
+        help="how --task panoptic finds unknown objects (default: preferred_mask); mining needs no threshold",
+    )
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--resume", action="store_true", help="skip images whose results are there already")
 
@@ -119,6 +124,11 @@ def _parser() -> ArgumentParser:
         help="lower the scores in confident masks of stuff that is no ground (Mask2Anomaly)",
     )
     evaluate.add_argument("--flip", action="store_true", help="average with the mirrored image; twice the time")
+    evaluate.add_argument(
+        "--unknown",
+        metavar="U[,U...]",
+        help="measure the model's segments instead, with unknown objects found by preferred_mask, mining, components",
+    )
     evaluate.add_argument("--emulate", choices=["float16"], help="also measure what rounding the scores would cost")
     evaluate.add_argument(
         "--border", type=int, metavar="PX", help="also measure false positives this close to class borders"

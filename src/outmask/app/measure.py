@@ -15,7 +15,7 @@ from rich.table import Table
 
 import outmask
 from outmask.app import DONE
-from outmask.app.arguments import check_file, model_identity, open_model, score_names
+from outmask.app.arguments import check_file, model_identity, open_model, score_names, unknown_ways
 from outmask.app.terminal import progress_bar, say, stdout, tell, walks
 from outmask.errors import OutmaskError
 from outmask.evaluation import (
@@ -36,9 +36,10 @@ from outmask.evaluation.examples import DisplayRange
 from outmask.evaluation.page import write_page
 from outmask.evaluation.panoptic import has_panoptic_predictions, measure_panoptic
 from outmask.evaluation.report import METRICS
+from outmask.evaluation.segments import measure_segments
 from outmask.output.files import write_json
 from outmask.scores.declarations import SCORES
-from outmask.types import Taxonomy
+from outmask.types import Taxonomy, Unknown
 
 _DEFAULT = "eam"
 _PREDICTED = "score"
@@ -62,8 +63,11 @@ def measure(
     json: str | None,
     html: str | None,
     anomaly_id: int | None,
+    unknown: str | None,
 ) -> int:
     """Evaluate scores, given as ``a,b,c``, on a benchmark and print the tables; returns the exit code.
+
+    With ``unknown``, ways to find unknown objects given as ``a,b,c``, a model's segments are measured instead.
 
     Raises:
         OutmaskError: on anything that would make the numbers incomplete: an unknown score or benchmark, another
@@ -74,6 +78,8 @@ def measure(
     )
     if predictions is not None:
         _refuse({"--refine": refine or None, "--flip": flip or None}, "--predictions are scores already")
+        _refuse({"--unknown": unknown}, "--predictions are measured as they are")
+    ways = None if unknown is None else unknown_ways(unknown)
     _check_usage(names, predictions, threshold, border, out, resume)
     check_file("--json", json)
     check_file("--html", html)
@@ -82,6 +88,10 @@ def measure(
     if predictions is not None and has_panoptic_predictions(Path(predictions)):
         _refuse(given, "panoptic predictions have no scores")
         return _measure_panoptic(opened, Path(predictions), json)
+
+    if ways is not None:
+        _refuse({"--out": out, "--emulate": emulate, "--border": border, "--html": html}, "--unknown measures segments")
+        return _measure_segments(opened, ways, model, names, threshold, refine, flip, json)
 
     if all(record.label is None for record in opened) and opened.taxonomy is not None:
         del given["--html"]
@@ -169,6 +179,52 @@ def work_folder(out: str | None) -> Iterator[Path]:
             yield Path(folder)
     else:
         yield Path(out)
+
+
+def _measure_segments(
+    benchmark: Benchmark,
+    ways: Sequence[Unknown],
+    model: str,
+    names: list[str],
+    threshold: float | None,
+    refine: bool,
+    flip: bool,
+    json: str | None,
+) -> int:
+    segmenter = open_model(model)
+    thresholds = thresholds_of(segmenter.operating_points, benchmark)
+    if threshold is not None:
+        thresholds = {names[0]: Threshold(threshold, "given with --threshold")}
+    with progress_bar() as bar:
+        values = measure_segments(
+            segmenter,
+            benchmark,
+            ways,
+            names,
+            thresholds,
+            refine,
+            flip,
+            lambda records, what: bar.track(list(records), description=what),
+        )
+    of_objects = any("instances" in row for row in values["segments"])
+    columns = ["AP", "AP50"] if of_objects else ["PQ", "PQ known", "PQ things", "PQ stuff"]
+    table = _table(
+        f"{benchmark.name}, split {benchmark.split}, {values['images']} images, {values['model']}",
+        ["unknown objects by", "score", "threshold", *columns, "PQ unknown", "SQ unknown", "RQ unknown"],
+        "percent; AP and PQ of unknown objects as masks" if of_objects else "percent; things and stuff are known ones",
+    )
+    for row in values["segments"]:
+        quality = row["panoptic"]
+        rates = [row["instances"][name] for name in ("AP", "AP50")] if of_objects else []
+        if not of_objects:
+            rates = [quality[f"PQ{suffix}"] for suffix in ("", "_known", "_known_things", "_known_stuff")]
+        rates += [quality[f"{name}_unknown"] for name in ("PQ", "SQ", "RQ")]
+        shown = Threshold(row["threshold"], row["origin"]) if "threshold" in row else "-"
+        table.add_row(row["unknown"], row["score"], str(shown), *(_number(rate) for rate in rates))
+    stdout.print(table)
+    if json is not None:
+        write_json(Path(json), values)
+    return DONE
 
 
 def _measure_panoptic(benchmark: Benchmark, predictions: Path, json: str | None) -> int:

@@ -14,10 +14,18 @@ from outmask.app.terminal import progress_bar, say, tell
 from outmask.data.images import find_images, read_image
 from outmask.errors import OutmaskError
 from outmask.openset import inference
-from outmask.output.files import RESULTS, RunFile, is_output, output_paths, output_stems, save_result
+from outmask.output.files import (
+    RESULTS,
+    RunFile,
+    is_output,
+    output_paths,
+    output_stems,
+    save_result,
+    write_listings,
+)
 
 if TYPE_CHECKING:
-    from outmask.types import Task
+    from outmask.types import Task, Unknown
 
 
 def predict(
@@ -28,6 +36,7 @@ def predict(
     threshold: float | None,
     refine: bool,
     flip: bool,
+    unknown: Unknown | None,
     out: str,
     resume: bool,
 ) -> int:
@@ -40,6 +49,10 @@ def predict(
         OutmaskError: where nothing can be done at all.
     """
     inference.check(score)
+    if unknown is not None and task != "panoptic":
+        raise OutmaskError(f"--unknown says how --task panoptic finds objects: --task {task} has none")
+    if task == "panoptic" and unknown is None:
+        unknown = "preferred_mask"
     folder = Path(out)
     bad: dict[str, OutmaskError] = {}
     images = [pair for pair in find_images(paths, bad.__setitem__) if not _is_own_output(pair[0], folder)]
@@ -50,6 +63,7 @@ def predict(
     stems = output_stems([relative for _, relative in images])
 
     settings = {"model": model, "task": task, "score": score, "threshold": threshold, "refine": refine, "flip": flip}
+    settings |= {} if unknown is None else {"unknown": unknown}
     run = RunFile(folder, settings, resume)
     segmenter = open_model(model)
     run.write()  # a folder that cannot be written is told now, not after the first image
@@ -57,13 +71,15 @@ def predict(
         tell(str(error))
         run.failed(name, error)
 
+    segmented: dict[str, Path] = {}
     done = skipped = 0
     started = time.monotonic()
     try:
         with progress_bar() as progress:
-            for (path, _), stem in zip(progress.track(images, description="predict"), stems, strict=True):
+            for (path, relative), stem in zip(progress.track(images, description="predict"), stems, strict=True):
                 if resume and all(output.exists() for output in output_paths(folder, stem)):
                     run.skipped(path)
+                    segmented[stem] = relative
                     skipped += 1
                     continue
                 try:
@@ -74,15 +90,24 @@ def predict(
                     bad[str(path)] = error
                     continue
                 result = segmenter.predict(
-                    pixels, task=task, score=score, threshold=threshold, refine=refine, flip=flip
+                    pixels,
+                    task=task,
+                    score=score,
+                    threshold=threshold,
+                    refine=refine,
+                    flip=flip,
+                    unknown=unknown or "preferred_mask",
                 )
                 run.done(path, result, save_result(result, folder, stem, labels=task == "semantic"))
+                segmented[stem] = relative
                 done += 1
     except KeyboardInterrupt:
         tell(f"interrupted after {done + skipped} of {len(images)} images; the same command with --resume goes on")
         return INTERRUPTED
     finally:
         run.write()
+        if task == "panoptic":
+            write_listings(folder, segmented, segmenter.taxonomy)
     counts = [f"{done} done in {time.monotonic() - started:.0f} s"]
     counts += [f"{skipped} there already"] if skipped else []
     counts += [f"{len(bad)} failed"] if bad else []

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from outmask.data.images import read_image, read_values
 from outmask.data.labels import IGNORE, VOID, Sample
 from outmask.data.layouts import LAYOUTS
-from outmask.data.records import ReadLabels, Record, Unlabelled
+from outmask.data.records import DrawSample, ReadLabels, Record, Unlabelled
 from outmask.data.taxonomies import class_mapping, taxonomy
 from outmask.errors import OutmaskError
 from outmask.types import Taxonomy
@@ -37,6 +37,7 @@ class SegmentationDataset(Dataset[Sample]):
         name: the dataset's name, for messages.
         cache: keep the decoded samples in memory (4 bytes a pixel).
         read: how a record's labels are read; :func:`read_labels` by default.
+        draw: how a record's sample is made where there are no files to read.
 
     Raises:
         OutmaskError: on a table of another shape; at reading, on a file that can't be decoded, an image and labels of
@@ -52,6 +53,7 @@ class SegmentationDataset(Dataset[Sample]):
         *,
         cache: bool = False,
         read: ReadLabels | None = None,
+        draw: DrawSample | None = None,
     ) -> None:
         if table.shape != (256,) or table.dtype != np.uint8:
             raise OutmaskError(f"{name}: the lookup table must be (256,) uint8, got {table.shape} {table.dtype}")
@@ -60,6 +62,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.taxonomy = taxonomy
         self.name = name
         self._read_labels = read_labels if read is None else read
+        self._draw = draw
         self._cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -76,6 +79,8 @@ class SegmentationDataset(Dataset[Sample]):
         return self._cache[index]
 
     def _read(self, record: Record) -> Sample:
+        if self._draw is not None:
+            return self._draw(record, self.table)
         image = read_image(record.image)
         labels = self._read_labels(record, self.table)
         if image.shape[:2] != labels.shape:
@@ -128,7 +133,7 @@ def open_dataset(
         name: one of :func:`available`, in its official layout (of CamVid SegNet's, of ADE20K SceneParsing's); or
             ``"folder"``: ``images/*`` and ``labels/SAME_STEM.png`` with class ids (255 = unlabelled), and
             ``taxonomy.yaml`` with the fields of :class:`~outmask.types.Taxonomy`.
-        root: the dataset's folder.
+        root: the dataset's folder; of ``"world"``, which is drawn, it does not matter.
         split: ``"train"``, ``"val"``, ...; of ``"folder"`` a sub-folder of images and labels, or ``"all"`` for none.
         target: taxonomy to map the classes to; by default the dataset's own.
         unlabelled: what pixels without a class become: left out of the losses, or counted as claimed by no mask. By
@@ -148,7 +153,7 @@ def open_dataset(
     records = layout.find(root, split)
     if not records:
         raise OutmaskError(f"{name}: no images of split {split!r} under {root}; expected {layout.expected}")
-    if missing := [record.labels for record in records if not record.labels.is_file()]:
+    if layout.draw is None and (missing := [record.labels for record in records if not record.labels.is_file()]):
         raise OutmaskError(
             f"{name}: {len(missing)} of {len(records)} images of split {split!r} have no labels, "
             f"the first at {missing[0]}; expected {layout.expected}"
@@ -163,7 +168,7 @@ def open_dataset(
         unlabelled=layout.unlabelled if unlabelled is None else unlabelled,
         ignore_classes=ignore_classes,
     )
-    return SegmentationDataset(records, table, mapped, name, cache=cache, read=layout.read)
+    return SegmentationDataset(records, table, mapped, name, cache=cache, read=layout.read, draw=layout.draw)
 
 
 def lookup_table(

@@ -10,8 +10,9 @@ from outmask.data import coco
 from outmask.data.ade20k import ADE20K
 from outmask.data.coco_classes import COCO_PANOPTIC
 from outmask.data.records import Layout, Record
-from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS
+from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS, WORLD
 from outmask.data.vistas import MAPILLARY_VISTAS, MAPILLARY_VISTAS_V2
+from outmask.data.world import samples as world
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -158,6 +159,16 @@ LAYOUTS: Mapping[str, Layout] = {
         unlabelled_ids=(coco.NO_CATEGORY,),
         unlabelled="void",
         read=coco.read_labels,
+    ),
+    "world": Layout(
+        find=world.find,
+        expected="nothing: its scenes are drawn",
+        # Towns t5 and t6 are for testing only.
+        splits=tuple(split for split in world.SPLITS if world.SPLITS[split].unknowns != "test"),
+        taxonomy=WORLD,
+        unlabelled_ids=(),
+        unlabelled="void",
+        draw=world.draw_sample,
     ),
     "folder": Layout(
         find=_folder,

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from outmask.data.labels import Sample
 from outmask.types import Taxonomy
 
 Unlabelled = Literal["ignore", "void"]
@@ -36,6 +37,10 @@ ReadLabels = Callable[[Record, NDArray[np.uint8]], NDArray[np.uint8]]
 """A record and a ``(256,)`` lookup table -> its ``(H, W)`` uint8 labels."""
 
 
+DrawSample = Callable[[Record, NDArray[np.uint8]], Sample]
+"""A record and a ``(256,)`` lookup table -> its sample."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a dataset lies on disk and what the ids in its files mean.
@@ -48,6 +53,7 @@ class Layout:
         unlabelled_ids: ids of pixels without a class.
         unlabelled: what these become where nobody says otherwise.
         read: how labels are read; None = the file holds one id a pixel.
+        draw: of a dataset that is generated: how a record's sample is made; its files do not exist.
     """
 
     find: Callable[[Path, str], list[Record]]
@@ -57,3 +63,4 @@ class Layout:
     unlabelled_ids: tuple[int, ...]
     unlabelled: Unlabelled
     read: ReadLabels | None = None
+    draw: DrawSample | None = None

@@ -104,6 +104,29 @@ STREETHAZARDS = _taxonomy(
 *background* is the simulator's "unlabeled" (the sky among others), which is trained as a class; id 4 (*other*) is left
 out (DenseHybrid), id 14 is the anomaly."""
 
+WORLD = _taxonomy(
+    [
+        ("road", (128, 64, 128), False),
+        ("lane mark", (157, 234, 50), False),
+        ("sidewalk", (244, 35, 232), False),
+        ("terrain", (152, 251, 152), False),
+        ("building", (70, 70, 70), False),
+        ("fence", (190, 153, 153), False),
+        ("vegetation", (107, 142, 35), False),
+        ("pole", (153, 153, 153), False),
+        ("traffic sign", (220, 220, 0), False),
+        ("traffic light", (250, 170, 30), False),
+        ("sky", (70, 130, 180), False),
+        ("person", (220, 20, 60), True),
+        ("cyclist", (119, 11, 32), True),
+        ("car", (0, 0, 142), True),
+        ("truck", (0, 0, 70), True),
+        ("bus", (0, 60, 100), True),
+    ],
+    ground=("road", "lane mark", "sidewalk", "terrain"),
+)
+"""The 16 known classes of the synthetic world (``outmask.data.world``), in Cityscapes' colours."""
+
 _COCO_OPEN = {f"coco_panoptic_open{percent}": classes for percent, classes in COCO_OPEN_PANOPTIC.items()}
 
 _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
@@ -116,6 +139,7 @@ _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
         "mapillary_vistas": MAPILLARY_VISTAS,
         "mapillary_vistas_v2": MAPILLARY_VISTAS_V2,
         "streethazards": STREETHAZARDS,
+        "world": WORLD,
         **_COCO_OPEN,
     }
 )
@@ -160,6 +184,30 @@ _MAPPINGS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
         },
         ("mapillary_vistas", "cityscapes"): VISTAS_TO_CITYSCAPES,
         ("mapillary_vistas_v2", "cityscapes"): VISTAS_V2_TO_CITYSCAPES,
+        # The world's cyclists are one with their bicycles, as CamVid's; Cityscapes tells them apart.
+        ("world", "cityscapes"): {
+            **{name: name for name in WORLD.names if name not in ("lane mark", "cyclist")},
+            "lane mark": "road",
+            "cyclist": "ignore",
+        },
+        ("world", "idd_lite"): {
+            "road": "drivable",
+            "lane mark": "drivable",
+            "sidewalk": "non-drivable",
+            "terrain": "non-drivable",
+            "building": "far objects",
+            "fence": "roadside objects",
+            "vegetation": "far objects",
+            "pole": "roadside objects",
+            "traffic sign": "roadside objects",
+            "traffic light": "roadside objects",
+            "sky": "sky",
+            "person": "living things",
+            "cyclist": "living things",
+            "car": "vehicles",
+            "truck": "vehicles",
+            "bus": "vehicles",
+        },
         # Open-set training knows nothing of the unknown classes: they are void.
         **{
             ("coco_panoptic", name): {known: known if known in left.names else "void" for known in COCO_PANOPTIC.names}

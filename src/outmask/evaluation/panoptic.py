@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +33,9 @@ def measure_panoptic(
     Args:
         benchmark: one whose records have panoptic ground truth.
         folder: ``panoptic.json`` (COCO's: ``annotations`` with ``file_name`` and ``segments_info``) and its PNGs,
-            beside it or in a folder there. An unknown segment carries the category id of any unknown class.
+            beside it or in a folder there. An unknown segment carries the category id of any unknown class, or of one
+            of the file's own ``categories`` that is marked by ``"unknown": true``. An annotation is of the image that
+            the file's ``images`` call by its ``image_id``; where there are none, of that which its PNG is called after.
         progress: wraps the records.
 
     Raises:
@@ -43,7 +45,7 @@ def measure_panoptic(
         raise OutmaskError(
             f"{benchmark.name} has no panoptic labels, but {folder / LISTING} holds panoptic predictions"
         )
-    listing = _listing(folder / LISTING)
+    listing = _listing(folder / LISTING, benchmark.categories)
     metric = PanopticQuality(benchmark.categories)
     for record in progress(benchmark, "evaluate"):
         if record.name not in listing:
@@ -65,14 +67,24 @@ def measure_panoptic(
     }
 
 
-def _listing(path: Path) -> dict[str, Mapping[str, Any]]:
-    """An image's name -> its annotation."""
+def _listing(path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """An image's name -> its annotation, in the benchmark's categories."""
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        own = {category["id"] for category in values.get("categories", ()) if category.get("unknown")}
+        unknown = next((category["id"] for category in categories if category.get("unknown")), None)
+        names = {image["id"]: image["file_name"] for image in values.get("images", ())}
         return {
-            PurePosixPath(entry["file_name"]).stem: entry for entry in annotations if entry["segments_info"] is not None
+            PurePosixPath(names.get(entry.get("image_id"), entry["file_name"])).stem: {
+                "file_name": entry["file_name"],
+                "segments_info": [
+                    {**segment, "category_id": unknown} if segment["category_id"] in own else segment
+                    for segment in entry["segments_info"]
+                ],
+            }
+            for entry in values["annotations"]
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutmaskError(
             f"{path} is no COCO panoptic listing ({type(error).__name__}: {error}); "
             "expected annotations with file_name and segments_info"

@@ -85,6 +85,7 @@ def score_maps(
     refine_by: Taxonomy | None = None,
     flip: bool = False,
     remove: Literal["stuff", "things"] = "stuff",
+    predictions: Sequence[scores.Prediction] | None = None,
 ) -> dict[str, Tensor]:
     """Scores and closed-set labels of one image.
 
@@ -100,6 +101,7 @@ def score_maps(
             for none.
         flip: average the scores with those of the mirrored image; each model is asked twice.
         remove: what refinement removes; see :func:`outmask.openset.refine.refinement_mask`.
+        predictions: of the members, of this image, where they are at hand: the models are not asked for them again.
 
     Returns:
         a name -> ``(1, height, width)`` float32, larger = more anomalous, and ``"labels"`` int64.
@@ -109,24 +111,51 @@ def score_maps(
             the model does not have; on a detector whose statistics are missing.
     """
 
-    def view(image: NDArray[np.uint8]) -> dict[str, Tensor]:
-        parts = [_member_maps(member, image, names, size, refine_by, remove) for member in members]
-        if len(parts) == 1:
-            return parts[0][1]
-        return ensemble_maps([prediction for prediction, _ in parts], [maps for _, maps in parts], size)
+    def view(seen: NDArray[np.uint8]) -> dict[str, Tensor]:
+        own = predictions if predictions is not None and seen is image else [each.prediction(seen) for each in members]
+        parts = [
+            _member_maps(member, prediction, seen, names, size, refine_by, remove)
+            for member, prediction in zip(members, own, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else ensemble_maps(own, parts, size)
 
     return flip_averaged(view, image) if flip else view(image)
 
 
+def masks_and_maps(
+    members: Sequence[Member],
+    image: NDArray[np.uint8],
+    names: Sequence[str],
+    size: Size,
+    refine_by: Taxonomy | None = None,
+    flip: bool = False,
+) -> tuple[MaskPrediction, dict[str, Tensor]]:
+    """The masks of an image, of which segments are made, and its :func:`score_maps`, from one pass.
+
+    Args:
+        members: one mask classifier.
+        image, names, size, refine_by, flip: as of :func:`score_maps`. The masks are those of the image as it is.
+
+    Raises:
+        OutmaskError: as :func:`score_maps`; on an ensemble, or a per-pixel classifier.
+    """
+    if len(members) > 1:
+        raise OutmaskError("an ensemble has no masks of its own, and segments are made of masks: choose one model")
+    prediction = members[0].prediction(image)
+    if not isinstance(prediction, MaskPrediction):
+        raise OutmaskError("segments are made of masks, and this model predicts none: choose a mask classifier")
+    return prediction, score_maps(members, image, names, size, refine_by, flip, predictions=[prediction])
+
+
 def _member_maps(
     member: Member,
+    prediction: scores.Prediction,
     image: NDArray[np.uint8],
     names: Sequence[str],
     size: Size,
     refine_by: Taxonomy | None,
     remove: Literal["stuff", "things"],
-) -> tuple[scores.Prediction, dict[str, Tensor]]:
-    prediction = member.prediction(image)
+) -> dict[str, Tensor]:
     maps = scores.evaluate(prediction, [name for name in names if name not in DETECTORS], size)
     resized = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
     for name in names:
@@ -138,4 +167,4 @@ def _member_maps(
         keep = refinement_mask(prediction, refine_by, size, remove)
         for name in names:
             maps[name] = refine(maps[name], keep, display_range(member, name)[0])
-    return prediction, maps
+    return maps

@@ -17,13 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from outmask.data.coco import ids_to_rgb
 from outmask.errors import OutmaskError
-from outmask.output.pictures import heat_map, overlay
-from outmask.types import OpenSetResult
+from outmask.output.objects import Segmented, coco_listings, describe_segments
+from outmask.output.pictures import heat_map, overlay, segment_map
+from outmask.types import OpenSetResult, Taxonomy
 
 SCORE, HEAT_MAP, OVERLAY = "_score.npy", "_score.png", "_overlay.jpg"
 LABELS, OPEN_LABELS = "_labels.png", "_open_labels.png"
+PANOPTIC, SEGMENTS, SEGMENT_MAP = "_panoptic.png", "_segments.json", "_segments.jpg"
 RESULTS = "results.json"
+PANOPTIC_LISTING, OBJECTS_LISTING = "panoptic.json", "instances.json"
 
 _JPEG_SIDE = 65_500
 """The longest side that libjpeg writes."""
@@ -50,14 +54,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OutmaskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
     """Write plain values as JSON, whole or not at all; what JSON has no number for (NaN, infinity) becomes null.
+
+    Args:
+        path: the file.
+        values: what it shall hold.
+        indent: of nested values; None for one line.
 
     Raises:
         OutmaskError: where the file cannot be written.
     """
+    text = json.dumps(_without_nan(values), indent=indent, ensure_ascii=False, allow_nan=False)
     with replacing(path) as file:
-        file.write((json.dumps(_without_nan(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.write(f"{text}\n".encode())
 
 
 def write_image(path: Path, pixels: NDArray[Any] | Image.Image) -> None:
@@ -98,7 +108,7 @@ def output_paths(folder: Path, stem: str | Path) -> list[Path]:
 
 def is_output(path: Path) -> bool:
     """Whether a picture's name says that it was written by :func:`save_result`."""
-    return path.name.endswith((HEAT_MAP, OVERLAY, LABELS, OPEN_LABELS))
+    return path.name.endswith((HEAT_MAP, OVERLAY, LABELS, OPEN_LABELS, PANOPTIC, SEGMENT_MAP))
 
 
 def save_result(
@@ -108,7 +118,9 @@ def save_result(
 
     ``STEM_score.npy`` (float32: float16 loses the order of saturated scores), ``STEM_score.png`` (heat map),
     ``STEM_overlay.jpg``, ``STEM_open_labels.png`` where the result has open labels, ``STEM_labels.png`` (closed set)
-    on request. Label pictures hold the class ids, as 8 bits where they fit, else 16.
+    on request. Label pictures hold the class ids, as 8 bits where they fit, else 16. Where the result has segments,
+    ``STEM_panoptic.png`` holds their ids as COCO does (``R + 256 G + 256^2 B``), ``STEM_segments.json`` says what they
+    are, and ``STEM_segments.jpg`` shows them.
 
     Args:
         result: what to write.
@@ -134,6 +146,14 @@ def save_result(
         writers.insert(0, (LABELS, lambda path: write_image(path, _as_id_picture(result.labels))))
     if open_labels is not None:
         writers.insert(0, (OPEN_LABELS, lambda path: write_image(path, _as_id_picture(open_labels))))
+    panoptic = result.panoptic
+    if panoptic is not None:
+        writers = [
+            (PANOPTIC, lambda path: write_image(path, ids_to_rgb(panoptic))),
+            (SEGMENTS, lambda path: write_json(path, describe_segments(result), indent=None)),
+            (SEGMENT_MAP, lambda path: write_image(path, segment_map(result))),
+            *writers,
+        ]
     paths = []
     # The three files that make a result complete come last, so that a resumed run misses none.
     for ending, write in writers:
@@ -141,6 +161,26 @@ def save_result(
         write(path)
         paths.append(path)
     return paths
+
+
+def write_listings(folder: Path, images: Mapping[str, Path], taxonomy: Taxonomy) -> None:
+    """Write a run's ``panoptic.json`` and ``instances.json``, of the images whose segments are on disk.
+
+    Args:
+        folder: of the run.
+        images: a stem -> the image's path, relative to what was searched through.
+        taxonomy: the model's.
+
+    Raises:
+        OutmaskError: where an image's segments cannot be read, or a file cannot be written.
+    """
+    segmented = [
+        Segmented(stem, image.as_posix(), f"{stem}{PANOPTIC}", folder / f"{stem}{SEGMENTS}")
+        for stem, image in images.items()
+    ]
+    panoptic, objects = coco_listings(segmented, taxonomy)
+    write_json(folder / PANOPTIC_LISTING, panoptic, indent=None)
+    write_json(folder / OBJECTS_LISTING, objects, indent=None)
 
 
 class RunFile:
@@ -189,6 +229,9 @@ class RunFile:
             "score_mean": float(result.score.mean(dtype=np.float64)),
             "outputs": [path.relative_to(self.path.parent).as_posix() for path in outputs],
         }
+        if result.segments is not None:
+            entry["segments"] = len(result.segments)
+            entry["unknown_objects"] = sum(segment.is_unknown for segment in result.segments)
         if result.threshold is not None:
             entry["threshold"] = result.threshold
             entry["unknown_share"] = float((result.score > result.threshold).mean())

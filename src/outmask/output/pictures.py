@@ -1,8 +1,9 @@
-"""Anomaly scores as pictures: a heat map, and the photo with its anomalies tinted."""
+"""Results as pictures: a heat map, and the photo tinted by its anomalies, classes or segments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import cv2
@@ -22,6 +23,8 @@ UNKNOWN_COLOR: Color = (int(_COLORS[-1][0]), int(_COLORS[-1][1]), int(_COLORS[-1
 _OPACITY = 0.7
 """Of the tint over a certainly unknown pixel: the photo stays visible below it."""
 _CLASS_OPACITY = 0.6
+_OBJECT_COLORS: tuple[Color, ...] = ((255, 255, 60), (60, 255, 255), (255, 140, 30), (120, 255, 80))
+"""Of unknown objects in turn: brighter than the colours of street scenes' classes."""
 _CONTOUR, _CONTOUR_EDGE = (255, 255, 255), (0, 0, 0)
 _BLOCK_PIXELS = 1 << 20
 
@@ -68,6 +71,33 @@ def open_map(result: OpenSetResult) -> Image.Image:
         raise OutmaskError("this result has no open labels: predict with a threshold")
     picture = _class_tinted(result.image, result.open_labels, result.taxonomy)
     outline(picture, result.open_labels == result.taxonomy.unknown_id)
+    return Image.fromarray(picture)
+
+
+def segment_map(result: OpenSetResult) -> Image.Image:
+    """The photo, tinted by its segments, with dark lines between them; void is left as it is.
+
+    Known segments have the colour of their class; unknown objects have colours in turn, bright ones, and are outlined.
+
+    Raises:
+        OutmaskError: where the result has no segments.
+    """
+    if result.panoptic is None or result.segments is None:
+        raise OutmaskError("this result has no segments: predict with task='panoptic'")
+    ids = result.panoptic
+    colors = np.zeros((len(result.segments) + 1, 3), np.float32)
+    bright = cycle(_OBJECT_COLORS)
+    for segment in result.segments:
+        colors[segment.id] = next(bright) if segment.is_unknown else result.taxonomy.colors[segment.class_id]
+    picture = result.image.copy()
+    for rows in _blocks(ids):
+        opacity = _CLASS_OPACITY * (ids[rows, :, None] > 0)
+        picture[rows] = np.rint(picture[rows] * (1 - opacity) + colors[ids[rows]] * opacity).astype(np.uint8)
+    picture[1:][ids[1:] != ids[:-1]] = 0
+    picture[:, 1:][ids[:, 1:] != ids[:, :-1]] = 0
+    for segment in result.segments:
+        if segment.is_unknown:
+            outline(picture, ids == segment.id)
     return Image.fromarray(picture)
 
 

@@ -23,6 +23,7 @@ from outmask.data.negatives import (
     MixedObjects,
     NegativeSource,
     PasteNegatives,
+    WorldObjects,
 )
 from outmask.data.taxonomies import taxonomy
 from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, SampleSource, Transform
@@ -75,9 +76,9 @@ class ObjectsRecipe:
     Attributes:
         kind: ``"folder"`` of images and masks; ``"coco"`` instances; ``"label_maps"``, label regions of images (ADE20K,
             M2F-EAM 3.4); ``"inlier_patches"`` of the other training images, or ``"flow"``, patches that a normalising
-            flow makes (M2F-EAM table 8).
+            flow makes (M2F-EAM table 8); ``"world"``, drawn objects of the synthetic world's training families.
         root: its folder, relative to ``data_root``; of ``coco`` the images' folder, of ``flow`` the flow's, which may
-            also lie elsewhere; ``inlier_patches`` has none.
+            also lie elsewhere; ``inlier_patches`` and ``world`` have none.
         annotations: of ``coco``: the instance JSON; of ``label_maps``: the folder of label maps, below ``root``.
         images: of ``label_maps``: the folder of images, below ``root``.
         sequences: of ``folder``: the sequences to take; all of them by default.
@@ -88,11 +89,11 @@ class ObjectsRecipe:
         minimum_side: of ``coco``: shortest side of an image, in pixels.
         subset: of ``coco``: so many images, drawn by ``subset_seed`` (Mask2Anomaly table IX: 300, S1 and S2).
         longest_side: of ``label_maps``: of the image in pixels, drawn anew each time; None keeps its size.
-        side: of ``inlier_patches`` and ``flow``: of a patch, in pixels.
+        side: of ``inlier_patches`` and ``flow``: of a patch, in pixels; of ``world``: of an object's longest side.
         weight: how often this source is drawn, relative to the others.
     """
 
-    kind: Literal["folder", "coco", "label_maps", "inlier_patches", "flow"]
+    kind: Literal["folder", "coco", "label_maps", "inlier_patches", "flow", "world"]
     root: str = ""
     annotations: str | None = None
     images: str = "images/training"
@@ -438,6 +439,8 @@ def build_negatives(recipe: NegativesRecipe, data_root: str) -> NegativeSource:
 def _build_source(objects: ObjectsRecipe, data_root: Path) -> NegativeSource:
     if objects.kind == "inlier_patches":
         return InlierPatches(objects.side)
+    if objects.kind == "world":
+        return WorldObjects(objects.side)
     root = data_root / objects.root
     if objects.kind == "flow":  # of one's own training, seldom among the data
         return FlowSamples(PatchFlow.load(root if root.exists() else objects.root), objects.side)

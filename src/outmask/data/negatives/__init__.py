@@ -23,6 +23,7 @@ from outmask.data.negatives.label_maps import ADE20K_STREET_IDS, LabelMapObjects
 from outmask.data.negatives.objects import FolderObjects, MixedObjects
 from outmask.data.negatives.pasting import PasteNegatives, paste
 from outmask.data.negatives.patches import FlowSamples, InlierPatches
+from outmask.data.negatives.world import WorldObjects
 
 __all__ = [
     "ADE20K_STREET_IDS",
@@ -36,6 +37,7 @@ __all__ = [
     "MixedObjects",
     "NegativeSource",
     "PasteNegatives",
+    "WorldObjects",
     "decode_segmentation",
     "paste",
 ]

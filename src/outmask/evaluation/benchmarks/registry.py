@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS
+from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS, WORLD
 from outmask.errors import OutmaskError
-from outmask.evaluation.benchmarks import anomaly, coco, objects, semantic
+from outmask.evaluation.benchmarks import anomaly, coco, objects, semantic, world
 from outmask.evaluation.benchmarks.labels import BINARY, lookup, read_label
 from outmask.evaluation.benchmarks.layouts import WrongLayout, plain_pairs
 from outmask.evaluation.benchmarks.records import ANOMALY, KNOWN, OUTSIDE, Benchmark, Record, Track
@@ -48,6 +48,7 @@ class _Entry:
         plain_folder: that folder; where there is one, the plain form is read.
         official: its published layout; None where there is none.
         track, smallest_object, taxonomy: as of ``Benchmark``.
+        is_drawn: whether it is generated below its root, which need not be there.
     """
 
     summary: str
@@ -58,6 +59,7 @@ class _Entry:
     track: Track | None = None
     smallest_object: int = 0
     taxonomy: Taxonomy | None = None
+    is_drawn: bool = False
 
     def form(self, root: Path) -> _Form:
         """The layout that ``root`` has, or should have."""
@@ -245,6 +247,14 @@ _BENCHMARKS: Mapping[str, _Entry] = {
         ),
         smallest_object=10,
     ),
+    "world": _Entry(
+        "The synthetic world: streets of two towns that training never showed, objects of no known class in each",
+        {"test": 200, "t5": 100, "t6": 100, "validation": 100},
+        plain=_Form("SPLIT/images, SPLIT/panoptic and SPLIT/panoptic.json as they are drawn there", world.world),
+        smallest_object=world.SMALLEST_OBJECT,
+        taxonomy=WORLD,
+        is_drawn=True,
+    ),
     "folder": _Entry(
         "Any images/* with labels_masks/SAME_STEM.png: 0 known, 1 (or --anomaly-id) anomaly, 255 outside",
         {"all": None},
@@ -294,7 +304,7 @@ def open_benchmark(name: str, root: str | Path, split: str | None = None, anomal
     split = splits(name)[0] if split is None else split
     if split not in entry.images:
         raise OutmaskError(f"{name} has no split {split!r}: choose from {', '.join(entry.images)}")
-    if not root.is_dir():
+    if not root.is_dir() and not entry.is_drawn:
         raise OutmaskError(f"{root}: no such folder; --root is the folder that holds the benchmark {name}")
     form = _folder_form(anomaly_id) if name == "folder" else entry.form(root)
     if anomaly_id is not None and name != "folder":
