@@ -114,6 +114,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "baselines/maximised_entropy": ("resnet50", "deeplab_v3_plus", None, *_VOID),
     "baselines/energy_margin": ("resnet50", "deeplab_v3_plus", None, *_VOID),
     "baselines/densehybrid": ("resnet50", "deeplab_v3_plus", None, *_VOID),
+    "baselines/densehybrid_s1": ("resnet50", "deeplab_v3_plus", None, *_VOID),
+    "baselines/densehybrid_s2": ("resnet50", "deeplab_v3_plus", None, *_VOID),
     "baselines/rba_swin_base": ("swin-base", "masked", 100, *_CITY),
     "baselines/rba": ("swin-base", "masked", 100, "cityscapes", 2_000, 16, 1e-4, True),
     "baselines/uno": ("swin-large", "masked", 100, *_VOID),
@@ -168,6 +170,7 @@ def test_a_recipe_of_the_papers_has_their_settings(name: str) -> None:
         ("baselines/rba", "coco", 0.1, ("rba", False, 0.75)),
         ("baselines/uno", "label_maps", 1.0, ("negative_class", False, 0.75)),
         ("baselines/densehybrid", "label_maps", 1.0, ("densehybrid", False, 0.75)),
+        ("baselines/densehybrid_s1", "coco", 0.2, ("densehybrid", False, 0.75)),
     ],
 )
 def test_negatives_come_from_the_papers_source_in_its_own_size(
