@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from outmask.app import DONE
 from outmask.app.terminal import progress_bar, say
 from outmask.checkpoints import bundled_models, local_folder, store_statistics
 from outmask.checkpoints.folder import MARKER, read_config
-from outmask.data.datasets import open_dataset
 from outmask.data.transforms import DrawnSamples
 from outmask.detectors import fit, fitted
 from outmask.errors import OutmaskError
@@ -53,21 +51,12 @@ def fitting(model: str, detector: str, config: str, data_root: str | None, image
 
 def _training_images(config: str, data_root: str | None, num_classes: int, images: int | None) -> DrawnSamples:
     """A recipe's training images as they are, nothing pasted: all of them once, or so many at random."""
-    from outmask.training.recipe import build_taxonomy
+    from outmask.training.recipe import build_taxonomy, open_training_images
     from outmask.training.run import read_recipe
 
     recipe = read_recipe(config, data_root)
     if build_taxonomy(recipe).num_classes != num_classes:
         raise OutmaskError(f"{config} has other classes than the model")
-    datasets = [
-        open_dataset(
-            dataset.name,
-            Path(recipe.data_root) / dataset.root,
-            dataset.split,
-            target=recipe.taxonomy,
-            ignore_classes=dataset.ignore_classes,
-        )
-        for dataset in recipe.train
-    ]
+    datasets = open_training_images(recipe)
     total = sum(len(dataset) for dataset in datasets)
     return DrawnSamples(datasets, [], seed=recipe.seed, length=total if images is None else min(images, total))

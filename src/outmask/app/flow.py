@@ -12,12 +12,11 @@ from torch.utils.data import ConcatDataset
 from outmask.app import DONE
 from outmask.app.terminal import progress_bar, say
 from outmask.data.broken import UsableImages
-from outmask.data.datasets import open_dataset
 from outmask.data.flow import CONFIG, WEIGHTS, PatchFlow, inlier_crops, train_flow
 from outmask.data.transforms import SampleSource
 from outmask.errors import OutmaskError
 from outmask.output.files import write_image
-from outmask.training.recipe import Recipe
+from outmask.training.recipe import Recipe, open_training_images
 from outmask.training.run import read_recipe
 
 CHECKPOINT, PICTURE = "flow.ckpt", "samples.png"
@@ -81,20 +80,7 @@ def flow(config: str, out: str, data_root: str | None, iterations: int, patch: i
 
 def _training_images(recipe: Recipe) -> SampleSource:
     """All labelled images, without what the recipe pastes: that may be this flow's own samples."""
-    return ConcatDataset(
-        [
-            UsableImages(
-                open_dataset(
-                    dataset.name,
-                    Path(recipe.data_root) / dataset.root,
-                    dataset.split,
-                    target=recipe.taxonomy,
-                    ignore_classes=dataset.ignore_classes,
-                )
-            )
-            for dataset in recipe.train
-        ]
-    )
+    return ConcatDataset([UsableImages(images) for images in open_training_images(recipe)])
 
 
 def _compare(

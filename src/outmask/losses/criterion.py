@@ -14,6 +14,7 @@ from outmask.errors import OutmaskError
 from outmask.losses.masks import (
     average_num_masks,
     average_over_processes,
+    check_targets,
     mask_bce,
     mask_dice,
     split_ignored,
@@ -186,14 +187,4 @@ class SetCriterion:
                 f"the prediction has {'a' if prediction.negative_class else 'no'} negative class and the criterion "
                 f"{'one' if self.negative_class else 'none'}: build both alike"
             )
-        if len(targets) != len(prediction.class_logits):
-            raise OutmaskError(
-                f"expected one target per image, got {len(targets)} targets for {len(prediction.class_logits)} images"
-            )
-        if len(sizes := {tuple(target.ignore.shape) for target in targets}) > 1:
-            raise OutmaskError(f"targets of a batch must have one size, got {sorted(sizes)}: crop or pad them to it")
-        class_ids = torch.cat([target.class_ids for target in targets])
-        if ((class_ids < 0) | (class_ids >= self.num_classes)).any():
-            raise OutmaskError(
-                f"class ids must be from 0 to {self.num_classes - 1}, got {sorted(set(class_ids.tolist()))}"
-            )
+        check_targets(targets, len(prediction.class_logits), self.num_classes)

@@ -9,8 +9,25 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from outmask.errors import OutmaskError
+
 if TYPE_CHECKING:
     from outmask.data.labels import Target
+
+
+def check_targets(targets: Sequence[Target], images: int, num_classes: int) -> None:
+    """Refuse targets that no loss of ``images`` predictions of ``num_classes`` classes can be compared with.
+
+    Raises:
+        OutmaskError: where there is not one for each image, their sizes differ, or a class id is not below K.
+    """
+    if len(targets) != images:
+        raise OutmaskError(f"expected one target per image, got {len(targets)} targets for {images} images")
+    if len(sizes := {tuple(target.ignore.shape) for target in targets}) > 1:
+        raise OutmaskError(f"targets of a batch must have one size, got {sorted(sizes)}: crop or pad them to it")
+    class_ids = torch.cat([target.class_ids for target in targets])
+    if ((class_ids < 0) | (class_ids >= num_classes)).any():
+        raise OutmaskError(f"class ids must be from 0 to {num_classes - 1}, got {sorted(set(class_ids.tolist()))}")
 
 
 def target_maps(targets: Sequence[Target]) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from outmask.errors import OutmaskError
+from outmask.losses.masks import check_targets
 from outmask.types import PixelPrediction
 
 if TYPE_CHECKING:
@@ -157,17 +158,7 @@ class PixelCriterion(ABC):
         if (prediction.outlier_logits is not None) != self.needs_outlier_logits:
             verb, has = ("needs", True) if self.needs_outlier_logits else ("does not train", False)
             raise OutmaskError(f"{name} {verb} outlier_logits: build the model with outlier_head={has}")
-        if len(targets) != len(prediction.logits):
-            raise OutmaskError(
-                f"expected one target per image, got {len(targets)} targets for {len(prediction.logits)} images"
-            )
-        if len(sizes := {tuple(target.ignore.shape) for target in targets}) > 1:
-            raise OutmaskError(f"targets of a batch must have one size, got {sorted(sizes)}: crop or pad them to it")
-        class_ids = torch.cat([target.class_ids for target in targets])
-        if ((class_ids < 0) | (class_ids >= self.num_classes)).any():
-            raise OutmaskError(
-                f"class ids must be from 0 to {self.num_classes - 1}, got {sorted(set(class_ids.tolist()))}"
-            )
+        check_targets(targets, len(prediction.logits), self.num_classes)
 
 
 @dataclass(frozen=True)

@@ -471,7 +471,7 @@ def _build_source(objects: ObjectsRecipe, data_root: Path) -> NegativeSource:
 def build_training_set(recipe: Recipe) -> DrawnSamples:
     """All draws of the run, in order; draw i is the same whenever and wherever it is made."""
     # Once, so that an image that is broken is so too where a patch is cut from it.
-    datasets = [UsableImages.of(_open(dataset, recipe)) for dataset in recipe.train]
+    datasets = [UsableImages.of(images) for images in open_training_images(recipe)]
     transforms: list[Transform] = []
     if recipe.negatives is not None:
         negatives = recipe.negatives
@@ -493,6 +493,11 @@ def build_training_set(recipe: Recipe) -> DrawnSamples:
         seed=recipe.seed,
         length=recipe.iterations * recipe.batch_size,
     )
+
+
+def open_training_images(recipe: Recipe) -> list[SegmentationDataset]:
+    """The labelled images to train on as they are, nothing pasted, dataset by dataset."""
+    return [_open(dataset, recipe) for dataset in recipe.train]
 
 
 def build_validation(recipe: Recipe) -> list[Sample]:
