@@ -73,6 +73,21 @@ def test_segments_become_classes_crowds_are_ignored_and_the_rest_is_void(tmp_pat
     assert left_out[0].labels.tolist() == [[IGNORE] * 3, [IGNORE, *expected[1][1:]]]
 
 
+def test_things_are_told_apart_where_training_is_panoptic(tmp_path: Path) -> None:
+    segments = [segment(70_000, "sky-other-merged"), segment(300, "cat"), segment(7, "person", crowd=1),
+                segment(9, "person"), segment(10, "person")]  # fmt: skip
+    write(tmp_path, segments, np.array([[0, 7, 10], [9, 300, 70_000], [8, 9, 9]], np.int32))
+    sample = open_dataset("coco_panoptic", tmp_path, "train", panoptic=True)[0]
+    person, cat, sky = (label(name) for name in ("person", "cat", "sky-other-merged"))
+    assert sample.labels.tolist() == [[VOID, IGNORE, person], [person, cat, sky], [VOID, person, person]]
+    assert sample.instances is not None
+    (_, _, third), (first, second, of_sky), (unlisted, *same) = sample.instances.tolist()
+    assert len({first, second, third}) == 3
+    assert min(first, second, third) > 0
+    assert same == [first, first]
+    assert (of_sky, unlisted) == (0, 0)
+
+
 def test_unknown_classes_are_void_crowds_included_and_the_others_move_up(tmp_path: Path) -> None:
     write(tmp_path, SEGMENTS, IDS)
     left = COCO_OPEN_PANOPTIC[20]

@@ -94,7 +94,9 @@ def test_a_sample_refuses_arrays_that_do_not_belong_together(
         ({"class_ids": torch.zeros(1, dtype=torch.int64)}, "masks"),
         ({"masks": torch.zeros(2, 4, 5)}, "masks"),
         ({"ignore": torch.zeros(4, 4, dtype=torch.bool)}, "ignore"),
-        ({"outlier": torch.zeros(4, 5, dtype=torch.uint8)}, "outlier"),
+        ({"outliers": torch.zeros(1, 4, 5, dtype=torch.uint8)}, "outliers"),
+        ({"outliers": torch.zeros(4, 5, dtype=torch.bool)}, "outliers"),
+        ({"outliers": torch.zeros(0, 4, 4, dtype=torch.bool)}, "outliers"),
     ],
 )
 def test_a_target_refuses_tensors_that_do_not_belong_together(changed: dict[str, torch.Tensor], complaint: str) -> None:
@@ -102,7 +104,7 @@ def test_a_target_refuses_tensors_that_do_not_belong_together(changed: dict[str,
         "class_ids": torch.zeros(2, dtype=torch.int64),
         "masks": torch.zeros(2, 4, 5, dtype=torch.bool),
         "ignore": torch.zeros(4, 5, dtype=torch.bool),
-        "outlier": torch.zeros(4, 5, dtype=torch.bool),
+        "outliers": torch.zeros(1, 4, 5, dtype=torch.bool),
     }
     with pytest.raises(OutmaskError, match=f"^{complaint} must be"):
         Target(**{**parts, **changed})
@@ -110,4 +112,52 @@ def test_a_target_refuses_tensors_that_do_not_belong_together(changed: dict[str,
 
 def test_to_moves_every_part() -> None:
     target = Target.from_labels(np.zeros((2, 3), dtype=np.uint8), NO_OUTLIER, num_classes=1).to("meta")
-    assert {part.device.type for part in (target.class_ids, target.masks, target.ignore, target.outlier)} == {"meta"}
+    assert {part.device.type for part in (target.class_ids, target.masks, target.ignore, target.outliers)} == {"meta"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=arrays.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, IGNORE, VOID])),
+    outlier=arrays.arrays(np.bool_, (4, 5)),
+    instances=arrays.arrays(np.uint16, (4, 5), elements=st.sampled_from([0, 1, 2, 65535])),
+)
+def test_objects_of_a_class_are_masks_of_their_own(
+    labels: np.ndarray, outlier: np.ndarray, instances: np.ndarray
+) -> None:
+    target = Target.from_labels(labels, outlier, 3, instances)
+    expected = [
+        (class_id, mask)
+        for class_id in range(3)
+        for number in (0, 1, 2, 65535)
+        if (mask := (labels == class_id) & (instances == number) & ~outlier).any()
+    ]
+    pasted = [mask for number in (0, 1, 2, 65535) if (mask := outlier & (instances == number)).any()]
+    assert target.class_ids.tolist() == [class_id for class_id, _ in expected]
+    assert target.masks.tolist() == [mask.tolist() for _, mask in expected]
+    assert target.outliers.tolist() == [mask.tolist() for mask in pasted]
+    assert target.outlier.tolist() == outlier.tolist()
+    assert target.ignore.tolist() == ((labels == IGNORE) & ~outlier).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=arrays.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, IGNORE, VOID])),
+    outlier=arrays.arrays(np.bool_, (4, 5)),
+    instances=st.none() | arrays.arrays(np.uint16, (4, 5), elements=st.sampled_from([0, 3, 65535])),
+)
+def test_the_segments_of_a_sample_are_the_masks_of_its_target(
+    labels: np.ndarray, outlier: np.ndarray, instances: np.ndarray | None
+) -> None:
+    sample = Sample(np.zeros((4, 5, 3), np.uint8), labels, outlier, "x", instances)
+    ids, segments = sample.panoptic(3)
+    target = Target.from_labels(labels, outlier, 3, instances)
+    assert [segment["category_id"] for segment in segments] == target.class_ids.tolist()
+    assert [segment["id"] for segment in segments] == list(range(1, len(segments) + 1))
+    assert [(ids == segment["id"]).tolist() for segment in segments] == target.masks.tolist()
+    assert np.array_equal(ids > 0, target.masks.any(0).numpy())
+
+
+@pytest.mark.parametrize("instances", [np.zeros((2, 2), np.uint16), np.zeros((2, 3), np.int32)])
+def test_instances_that_do_not_fit_are_refused(instances: np.ndarray) -> None:
+    with pytest.raises(OutmaskError, match=r"frame 7: instances must be \(2, 3\) uint16"):
+        Sample(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8), NO_OUTLIER, "frame 7", instances)

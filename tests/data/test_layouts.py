@@ -105,6 +105,51 @@ def test_images_without_labels_are_counted(tmp_path: Path, name: str) -> None:
         open_dataset(name, tmp_path, "train")
 
 
+def test_objects_of_cityscapes_are_told_apart_and_groups_of_them_ignored(tmp_path: Path) -> None:
+    image, labels, instances = (
+        tmp_path / f"{folder}/train/ulm/ulm_0_{kind}.png"
+        for folder, kind in (
+            ("leftImg8bit", "leftImg8bit"),
+            ("gtFine", "gtFine_labelIds"),
+            ("gtFine", "gtFine_instanceIds"),
+        )
+    )
+    write(image, size=(1, 7))
+    write(labels, row(7, 26, 26, 26, 24, 0, 24))  # road, three pixels of cars, person, unlabelled, person
+    dataset = open_dataset("cityscapes", tmp_path, "train", panoptic=True)
+    with pytest.raises(OutmaskError, match=r"can't read instances: .*ulm_0_gtFine_instanceIds\.png: no such file"):
+        dataset[0]
+    Image.fromarray(np.array([[7, 26001, 26001, 26000, 24, 0, 24003]], np.uint16)).save(instances)
+    sample = dataset[0]
+    road, car, person = (CITYSCAPES.names.index(name) for name in ("road", "car", "person"))
+    assert sample.labels.tolist() == [[road, car, car, car, IGNORE, VOID, person]]
+    assert sample.instances is not None
+    assert sample.instances.tolist() == [[0, 26001, 26001, 26000, 0, 0, 24003]]
+    assert open_dataset("cityscapes", tmp_path, "train")[0].instances is None
+    Image.fromarray(np.zeros((1, 7, 3), np.uint8)).save(instances)
+    with pytest.raises(OutmaskError, match=r"instances must be a 16-bit PNG with one channel, got \(1, 7, 3\) uint8"):
+        dataset[0]
+
+
+def test_panoptic_training_is_refused_where_objects_cannot_be_told_apart(tmp_path: Path) -> None:
+    image, labels = TREES["ade20k"][0]
+    write(tmp_path / image)
+    write(tmp_path / labels, row(1))
+    with pytest.raises(OutmaskError, match="ade20k does not tell objects apart, .*cityscapes, coco_panoptic, world do"):
+        open_dataset("ade20k", tmp_path, "train", panoptic=True)
+
+
+def test_the_world_s_objects_are_told_apart_its_unknown_ones_too() -> None:
+    dataset = open_dataset("world", Path(), "train_negatives", panoptic=True)
+    sample = dataset[0]
+    assert sample.instances is not None
+    things = np.isin(sample.labels, [index for index, thing in enumerate(dataset.taxonomy.things or ()) if thing])
+    assert np.array_equal(sample.instances > 0, things | sample.outlier)
+    kinds = {number: set(sample.labels[sample.instances == number]) for number in np.unique(sample.instances) if number}
+    assert len(kinds) > 3
+    assert all(len(labels) == 1 for labels in kinds.values()), "an object is of one class"
+
+
 def test_what_operating_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
     image, labels = TREES["ade20k"][0]
     write(tmp_path / image)

@@ -5,7 +5,16 @@ import pytest
 
 from outmask.data.ade20k import ADE20K
 from outmask.data.coco_classes import COCO_OPEN_PANOPTIC, COCO_PANOPTIC, UNKNOWN_CLASSES
-from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, class_mapping, taxonomy
+from outmask.data.taxonomies import (
+    CAMVID,
+    CITYSCAPES,
+    IDD_LITE,
+    WORLD,
+    WORLD_OPEN,
+    WORLD_UNKNOWN_CLASSES,
+    class_mapping,
+    taxonomy,
+)
 from outmask.data.vistas import MAPILLARY_VISTAS, MAPILLARY_VISTAS_V2
 from outmask.errors import OutmaskError
 from outmask.types import Taxonomy
@@ -154,6 +163,31 @@ def test_the_open_coco_taxonomies_leave_the_unknown_classes_out() -> None:
         assert left.names == tuple(name for name in COCO_PANOPTIC.names if name not in unknown)
         ids = dict(zip(COCO_PANOPTIC.names, COCO_PANOPTIC.evaluation_ids, strict=True))
         assert left.evaluation_ids == tuple(ids[name] for name in left.names)
+
+
+def test_the_open_worlds_leave_a_twentieth_a_tenth_and_a_fifth_of_the_classes_out() -> None:
+    hidden: set[str] = set()
+    for percent in (5, 10, 20):
+        mapping, left = class_mapping("world", f"world_open{percent}"), WORLD_OPEN[percent]
+        unknown = {name for name, where in mapping.items() if where == "void"}
+        assert unknown == set(WORLD_UNKNOWN_CLASSES[percent])
+        assert len(unknown) == round(percent / 100 * WORLD.num_classes)
+        assert hidden < unknown
+        hidden = unknown
+        assert all(WORLD.things and WORLD.things[WORLD.names.index(name)] for name in unknown)
+        assert {name: where for name, where in mapping.items() if where != "void"} == {
+            name: name for name in left.names
+        }
+        assert left.names == tuple(name for name in WORLD.names if name not in unknown)
+        # What a class is does not change: its id in the files, its colour, whether it is a thing.
+        rows = dict(
+            zip(WORLD.evaluation_ids, zip(WORLD.names, WORLD.colors, WORLD.things or (), strict=True), strict=True)
+        )
+        assert list(zip(left.names, left.colors, left.things or (), strict=True)) == [
+            rows[id_] for id_ in left.evaluation_ids
+        ]
+        assert left.unknown_id == left.num_classes
+        assert left.ground == WORLD.ground
 
 
 def test_ade20k_names_are_the_first_of_the_published_ones(real_data: Path) -> None:

@@ -18,6 +18,7 @@ from outmask.data.transforms import (
     PastedValidation,
     RandomFlip,
     RandomScaleCrop,
+    TreatVoid,
     collate,
 )
 from outmask.errors import OutmaskError
@@ -301,3 +302,56 @@ def test_a_batch_holds_bytes_targets_and_names() -> None:
 def test_images_of_different_sizes_make_no_batch() -> None:
     with pytest.raises(OutmaskError, match="one size"):
         collate([tiles(), tiles(24, 30)], num_classes=19)
+
+
+@pytest.mark.parametrize("short_side", [12, 24, 37])
+def test_instances_move_with_their_labels(short_side: int) -> None:
+    plain = tiles()
+    before = Sample(plain.image, plain.labels, plain.outlier, "tiles", plain.labels.astype(np.uint16) + 1000)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        after = RandomFlip()(RandomScaleCrop((20, 28), (short_side, short_side))(before, rng), rng)
+        assert after.instances is not None
+        padding = after.labels == IGNORE
+        assert np.array_equal(after.instances[~padding], after.labels[~padding] + np.uint16(1000))
+        assert not after.instances[padding].any()
+
+
+def strip_of_void() -> Sample:
+    """A large region of void, a small one, a pasted one, and two known objects."""
+    labels = np.zeros((4, 40), np.uint8)
+    labels[:, 4:20] = labels[0, 24:28] = labels[:, 30:36] = VOID
+    outlier = np.zeros((4, 40), bool)
+    outlier[:, 30:36] = True
+    instances = np.zeros((4, 40), np.uint16)
+    instances[:, :4], instances[:, 30:36] = 1, 7
+    return Sample(np.zeros((4, 40, 3), np.uint8), labels, outlier, "void", instances)
+
+
+def test_void_that_is_ignored_teaches_nothing() -> None:
+    before = strip_of_void()
+    after = TreatVoid("ignore")(before, np.random.default_rng(0))
+    assert np.array_equal(after.labels == IGNORE, before.labels == VOID)
+    assert not (after.labels == VOID).any()
+    assert not after.outlier.any()
+
+
+def test_large_regions_of_void_become_outliers_each_an_object_of_its_own() -> None:
+    before = strip_of_void()
+    after = TreatVoid("outlier", smallest=10)(before, np.random.default_rng(0))
+    assert np.array_equal(after.labels, before.labels)
+    expected = before.outlier.copy()
+    expected[:, 4:20] = True
+    assert np.array_equal(after.outlier, expected), "four pixels are too few"
+    assert before.instances is not None
+    assert after.instances is not None
+    assert (after.instances[:, 4:20] == 8).all(), "a number that no other object has"
+    assert np.array_equal(np.delete(after.instances, range(4, 20), 1), np.delete(before.instances, range(4, 20), 1))
+
+
+def test_regions_of_void_touch_at_corners_and_stay_one_region_where_objects_are_not_told_apart() -> None:
+    labels = np.kron(np.eye(2, dtype=np.uint8) * VOID, np.ones((5, 5), np.uint8))
+    sample = Sample(np.zeros((10, 10, 3), np.uint8), labels, np.zeros((10, 10), bool), "corners")
+    after = TreatVoid("outlier", smallest=50)(sample, np.random.default_rng(0))
+    assert np.array_equal(after.outlier, labels == VOID)
+    assert after.instances is None

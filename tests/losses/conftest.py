@@ -39,7 +39,9 @@ def random_target() -> Callable[..., Target]:
         ignore = torch.zeros(size, dtype=torch.bool)
         ignore[size[0] - ignored_rows :] = True
         masks = (owner == torch.arange(count)[:, None, None]) & ~ignore
-        return Target(torch.randint(CLASSES, (count,), generator=generator), masks, ignore, torch.zeros_like(ignore))
+        return Target(
+            torch.randint(CLASSES, (count,), generator=generator), masks, ignore, torch.zeros_like(ignore)[None]
+        )
 
     return make
 

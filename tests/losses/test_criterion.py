@@ -140,7 +140,7 @@ def test_void_pushes_a_matched_mask_down_and_ignore_does_not_touch_it() -> None:
     ignore[32:] = True
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, :32, :32] = True
-    losses = SetCriterion(CLASSES, num_points=8000)(prediction, [Target(torch.tensor([1]), mask, ignore, ignore)])
+    losses = SetCriterion(CLASSES, num_points=8000)(prediction, [Target(torch.tensor([1]), mask, ignore, ignore[None])])
     (gradient,) = torch.autograd.grad(losses["mask"] + losses["dice"], mask_logits)
     assert (gradient[0, 0, :8, 8:] > 0).all()  # void: the mask is to give up every pixel
     assert (gradient[0, 0, :8, :8] < 0).all()  # target: to claim every one
@@ -161,7 +161,7 @@ def test_ignored_pixels_change_no_loss(random_prediction: PredictionMaker, rando
     torch.manual_seed(0)
     other = criterion(
         MaskPrediction(prediction.class_logits, changed),
-        [Target(target.class_ids, claimed, target.ignore, target.outlier)],
+        [Target(target.class_ids, claimed, target.ignore, target.outliers)],
     )
     assert {key: value.item() for key, value in other.items()} == {key: value.item() for key, value in expected.items()}
 
@@ -171,7 +171,7 @@ def test_the_order_of_targets_does_not_matter(
 ) -> None:
     prediction, target = random_prediction(batch=1, auxiliary=1), random_target(0, 4, ignored_rows=4)
     order = torch.tensor([2, 0, 3, 1])
-    shuffled = Target(target.class_ids[order], target.masks[order], target.ignore, target.outlier)
+    shuffled = Target(target.class_ids[order], target.masks[order], target.ignore, target.outliers)
     criterion = SetCriterion(CLASSES, num_points=POINTS)
     torch.testing.assert_close(criterion(prediction, [shuffled]), criterion(prediction, [target]))
 
@@ -196,7 +196,7 @@ def test_a_right_prediction_costs_little_a_wrong_one_much() -> None:
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 16:48, 16:48] = True
     nothing = torch.zeros(64, 64, dtype=torch.bool)
-    target = Target(torch.tensor([1]), mask, nothing, nothing)
+    target = Target(torch.tensor([1]), mask, nothing, nothing[None])
     criterion = SetCriterion(CLASSES, num_points=4000, importance=0.0)
     class_logits = torch.full((1, 1, CLASSES + 1), -20.0)
     class_logits[0, 0, 1] = 20
@@ -275,7 +275,7 @@ def test_refuses_targets_that_do_not_fit(random_prediction: PredictionMaker, ran
         criterion(random_prediction(), [target])
     with pytest.raises(OutmaskError, match="one size"):
         criterion(random_prediction(), [target, random_target(0, 3, size=(16, 16))])
-    foreign = Target(target.class_ids + CLASSES, target.masks, target.ignore, target.outlier)
+    foreign = Target(target.class_ids + CLASSES, target.masks, target.ignore, target.outliers)
     with pytest.raises(OutmaskError, match="from 0 to 3"):
         criterion(random_prediction(), [target, foreign])
 
@@ -301,10 +301,10 @@ def test_the_negative_class_is_matched_like_any_other(random_target: TargetMaker
     torch.manual_seed(5)
     target = random_target(0, 3)
     pasted = target.masks[2]
-    target = Target(target.class_ids[:2], target.masks[:2], target.ignore, pasted)
+    target = Target(target.class_ids[:2], target.masks[:2], target.ignore, pasted[None])
     prediction = MaskPrediction(torch.randn(1, 6, CLASSES + 2), 3 * torch.randn(1, 6, 8, 12))
     as_class = Target(torch.cat([target.class_ids, torch.tensor([CLASSES])]), torch.cat([target.masks, pasted[None]]),
-                      target.ignore, pasted)  # fmt: skip
+                      target.ignore, pasted[None])  # fmt: skip
     expected = SetCriterion(CLASSES + 1, num_points=POINTS)(prediction, [as_class], seeds=[1])
     with_negative = replace(prediction, negative_class=True)
     losses = SetCriterion(CLASSES, num_points=POINTS, negative_class=True)(with_negative, [target], seeds=[1])

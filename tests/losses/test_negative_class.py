@@ -25,7 +25,7 @@ def rows(*numbers: int) -> Tensor:
 def pasted_target(random_target: TargetMaker) -> Target:
     plain = random_target(0, 3, ignored_rows=8)  # rows 6 and 7
     outlier = rows(2, 5, 6)
-    return replace(plain, masks=plain.masks & ~outlier, outlier=outlier)
+    return replace(plain, masks=plain.masks & ~outlier, outliers=outlier[None])
 
 
 def test_pasted_pixels_become_one_mask_of_class_k(pasted_target: Target) -> None:
@@ -35,6 +35,13 @@ def test_pasted_pixels_become_one_mask_of_class_k(pasted_target: Target) -> None
     assert torch.equal(made.masks[-1], rows(2, 5))  # row 6 is ignored
     assert torch.equal(made.ignore, pasted_target.ignore)
     assert torch.equal(made.outlier, pasted_target.outlier)
+
+
+def test_each_pasted_object_becomes_a_mask_of_its_own(pasted_target: Target) -> None:
+    several = replace(pasted_target, outliers=torch.stack([rows(2), rows(5, 6), rows(6)]))
+    made = with_negative_class(several, KNOWN_CLASSES)
+    assert made.class_ids.tolist() == [*pasted_target.class_ids.tolist(), KNOWN_CLASSES, KNOWN_CLASSES]
+    assert torch.equal(made.masks[-2:], torch.stack([rows(2), rows(5)]))  # row 6 is ignored
 
 
 def test_an_image_without_known_classes_still_has_its_negatives(pasted_target: Target) -> None:
@@ -47,7 +54,7 @@ def test_an_image_without_known_classes_still_has_its_negatives(pasted_target: T
 def test_nothing_pasted_changes_nothing(random_target: TargetMaker, pasted_target: Target) -> None:
     plain = random_target(0, 3, ignored_rows=8)
     assert with_negative_class(plain, KNOWN_CLASSES) is plain
-    only_ignored = replace(pasted_target, outlier=rows(6, 7))
+    only_ignored = replace(pasted_target, outliers=rows(6, 7)[None])
     assert with_negative_class(only_ignored, KNOWN_CLASSES) is only_ignored
 
 

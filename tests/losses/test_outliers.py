@@ -15,7 +15,13 @@ from torch.nn import functional as F
 
 from outmask.data.labels import Target
 from outmask.errors import OutmaskError
-from outmask.losses.outliers import MaskContrastiveLoss, OutlierCrossEntropyLoss, OutlierLoss, RbALoss
+from outmask.losses.outliers import (
+    MaskContrastiveLoss,
+    OutlierCrossEntropyLoss,
+    OutlierLoss,
+    RbALoss,
+    SuppressionLoss,
+)
 from outmask.types import MaskPrediction
 
 PredictionMaker = Callable[..., MaskPrediction]
@@ -29,6 +35,8 @@ LOSSES: list[OutlierLoss] = [
     OutlierCrossEntropyLoss(eps=0.1),
     RbALoss(),
     RbALoss(alpha=0.5, inlier=-1.0),
+    SuppressionLoss(),
+    SuppressionLoss(eps=0.3),
 ]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=repr)
 
@@ -39,7 +47,7 @@ def target(kinds: Tensor, classes: int = 4) -> Target:
     """Of ``(H, W)`` kinds; known pixels belong to two masks, left and right."""
     left = torch.arange(kinds.shape[1]) < kinds.shape[1] // 2
     masks = torch.stack([(kinds == KNOWN) & left, (kinds == KNOWN) & ~left])
-    return Target(torch.tensor([0, classes - 1]), masks, kinds == IGNORED, kinds == PASTED)
+    return Target(torch.tensor([0, classes - 1]), masks, kinds == IGNORED, (kinds == PASTED)[None])
 
 
 def random_targets(size: tuple[int, int] = (32, 48), batch: int = 2) -> list[Target]:
@@ -81,6 +89,11 @@ def literal_penalties(loss: OutlierLoss, class_scores: Tensor) -> tuple[Callable
                 lambda s: 0 * s if inlier is None else (s - inlier).clamp(min=0) ** 2,
                 lambda s: (alpha - s).clamp(min=0) ** 2,
             )
+        case SuppressionLoss(eps=eps):
+            rest = 1 - class_scores
+            tangent = -math.log(eps) + (eps - rest) / eps
+            surprises = torch.where(rest < eps, tangent, -rest.clamp(eps, 1).log())
+            return surprises.sum(0), lambda s: 0 * s, lambda s: s
     raise AssertionError(loss)
 
 
@@ -137,6 +150,7 @@ LARGEST = [0.55, 0.15, 0.45, 0.3]
             sum(math.log1p(math.exp(-x)) for x in LARGEST[:2]) / 4
             + sum(math.log1p(math.exp(x)) for x in LARGEST[2:]) / 4,
         ),
+        (SuppressionLoss(), -math.log(0.55 * 0.9 * 0.7) / 4),
         (RbALoss(), ((5 + math.tanh(0.45)) ** 2 + (5 + math.tanh(0.1) + math.tanh(0.3)) ** 2) / 4),
         (
             RbALoss(alpha=-0.39, inlier=-0.5),
@@ -204,7 +218,7 @@ def test_only_known_and_pasted_pixels_count(loss: OutlierLoss, random_prediction
     # where even an outlier counts for nothing.
     kinds = torch.tensor([KNOWN, PASTED, VOID, IGNORED]).repeat_interleave(8)[:, None].expand(32, 48)
     plain = target(kinds)
-    ignored = Target(plain.class_ids, plain.masks | plain.ignore, plain.ignore, plain.outlier | plain.ignore)
+    ignored = Target(plain.class_ids, plain.masks | plain.ignore, plain.ignore, (plain.outlier | plain.ignore)[None])
     prediction = random_prediction(batch=1)
     losses = loss(prediction, [ignored])
     torch.testing.assert_close(losses, loss(prediction, [plain]), rtol=0, atol=0)
@@ -233,7 +247,7 @@ def test_a_kind_of_pixels_may_be_all_there_is(loss: OutlierLoss, kind: int, rand
 
 def test_an_image_without_masks_has_no_known_pixels(random_prediction: PredictionMaker) -> None:
     nothing = torch.zeros(32, 48, dtype=torch.bool)
-    empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 32, 48, dtype=torch.bool), nothing, nothing)
+    empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 32, 48, dtype=torch.bool), nothing, nothing[None])
     assert MaskContrastiveLoss()(random_prediction(), [empty, empty])["contrastive"].item() == 0
 
 

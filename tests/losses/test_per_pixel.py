@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,8 @@ def test_label_maps_of_many_masks_of_a_class_and_of_none() -> None:
     masks = torch.zeros(3, 1, 5, dtype=torch.bool)
     masks[0, 0, 0] = masks[1, 0, 1] = masks[2, 0, 3] = True
     nothing = torch.zeros(1, 5, dtype=torch.bool)
-    several = Target(torch.tensor([3, 3, 1]), masks, nothing, nothing)
-    empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 5, dtype=torch.bool), nothing, nothing)
+    several = Target(torch.tensor([3, 3, 1]), masks, nothing, nothing[None])
+    empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 5, dtype=torch.bool), nothing, nothing[None])
     labels, _, void = label_maps([several, empty])
     assert labels.tolist() == [[[3, 3, -1, 1, -1]], [[-1] * 5]]
     assert void[1].all()
@@ -96,7 +97,7 @@ def test_label_maps_of_many_masks_of_a_class_and_of_none() -> None:
 
 def test_ignored_pixels_are_ignored_whatever_else_they_are() -> None:
     everywhere = torch.ones(1, 2, dtype=torch.bool)
-    labels, outlier, void = label_maps([Target(torch.tensor([1]), everywhere[None], everywhere, everywhere)])
+    labels, outlier, void = label_maps([Target(torch.tensor([1]), everywhere[None], everywhere, everywhere[None])])
     assert (labels == UNLABELLED).all()
     assert not outlier.any()
     assert not void.any()
@@ -296,7 +297,9 @@ def _gradients(criterion: PixelCriterion, images: slice) -> list[Tensor]:
 
 
 def _process(rank: int, rendezvous: str) -> list[list[Tensor]]:
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
     try:
         gradients = [_gradients(criterion, slice(rank, rank + 1)) for criterion in CRITERIA]
         for gradient in chain(*gradients):  # as DistributedDataParallel averages them
@@ -355,7 +358,7 @@ def test_refuses_predictions_and_targets_that_do_not_fit() -> None:
         criterion(made, TARGETS[:1])
     with pytest.raises(OutmaskError, match="one size"):
         criterion(made, [TARGETS[0], target("00")])
-    foreign = Target(TARGETS[1].class_ids + CLASSES, TARGETS[1].masks, TARGETS[1].ignore, TARGETS[1].outlier)
+    foreign = Target(TARGETS[1].class_ids + CLASSES, TARGETS[1].masks, TARGETS[1].ignore, TARGETS[1].outliers)
     with pytest.raises(OutmaskError, match="from 0 to 3"):
         criterion(made, [TARGETS[0], foreign])
     with pytest.raises(OutmaskError, match="got a MaskPrediction: use SetCriterion"):

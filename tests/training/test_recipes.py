@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from outmask.data.coco import ids_to_rgb
 from outmask.data.flow import FlowConfig, PatchFlow
+from outmask.data.labels import IGNORE, VOID, Target
 from outmask.data.negatives import STREET_CATEGORIES
 from outmask.data.taxonomies import taxonomy
 from outmask.models import Mask2Former, Mask2FormerConfig
@@ -119,6 +120,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "baselines/rba_swin_base": ("swin-base", "masked", 100, *_CITY),
     "baselines/rba": ("swin-base", "masked", 100, "cityscapes", 2_000, 16, 1e-4, True),
     "baselines/uno": ("swin-large", "masked", 100, *_VOID),
+    "baselines/void_train_open5": ("resnet50", "masked", 100, "coco_panoptic_open5", 370_000, 8, 1e-4, True),
+    "baselines/void_train_open10": ("resnet50", "masked", 100, "coco_panoptic_open10", 370_000, 8, 1e-4, True),
+    "baselines/void_train_open20": ("resnet50", "masked", 100, "coco_panoptic_open20", 370_000, 8, 1e-4, True),
+    "baselines/void_suppression_open20": ("resnet50", "masked", 100, "coco_panoptic_open20", 370_000, 8, 1e-4, True),
+    "baselines/void_ignorance_open20": ("resnet50", "masked", 100, "coco_panoptic_open20", 370_000, 8, 1e-4, True),
 }
 PRETRAINED = {
     "resnet50": "microsoft/resnet-50",
@@ -323,7 +329,10 @@ class Miniature:
                 )
 
     def _coco(self) -> None:
-        """Panoptic annotations of two images a split, instances of 300 large ones, which share their pixels."""
+        """Panoptic annotations of two images a split, instances of 300 large ones, which share their pixels.
+
+        Each image has two people, sky, and between the people cars, which are unknown in every open-set split.
+        """
         classes = taxonomy("coco_panoptic")
         categories = [
             {"id": id_, "name": name} for id_, name in zip(classes.evaluation_ids, classes.names, strict=True)
@@ -336,6 +345,8 @@ class Miniature:
                 ids = np.kron(np.arange(300, 306).reshape(2, 3), np.ones((HEIGHT // 2, WIDTH // 3 + 1), int))[:, :WIDTH]
                 self.png(f"coco/annotations/panoptic_{split}/{stem}.png", ids_to_rgb(ids))
                 drawn = self.rng.choice(classes.evaluation_ids, 6)
+                for name, places in {"person": [0, 2], "car": [1, 4], "sky-other-merged": [3]}.items():
+                    drawn[places] = classes.evaluation_ids[classes.names.index(name)]
                 segments = [
                     {"id": 300 + index, "category_id": int(category), "iscrowd": 0}
                     for index, category in enumerate(drawn)
@@ -465,6 +476,7 @@ TERMS = {
     "contrastive": {"mask", "dice", "class", "contrastive"},
     "bce": {"mask", "dice", "class", "outlier_bce"},
     "rba": {"mask", "dice", "class", "rba"},
+    "suppression": {"mask", "dice", "class", "suppression"},
     "negative_class": {"mask", "dice", "class"},
     "void_classifier": {"class"},
     "outlier_head": {"class", "outlier"},
@@ -504,6 +516,47 @@ def test_a_recipe_with_negatives_pastes_them(runs: Runs, name: str) -> None:
     draws = build_training_set(replace(recipe, iterations=count))
     # That none of them is pasted happens with one seed in 20,000 at most.
     assert any(draws[index].outlier.any() for index in range(count))
+
+
+# What void is in training: outliers of a loss, left out, or as it is, claimed by no mask.
+VOIDS = {
+    "mask2anomaly/coco_open5": ("background", None),
+    "mask2anomaly/coco_open10": ("background", None),
+    "mask2anomaly/coco_open20": ("background", None),
+    "mask2anomaly/coco_open20_masked": ("background", None),
+    "m2f_eam/coco_open20": ("background", None),
+    "baselines/void_train_open5": ("outlier", "negative_class"),
+    "baselines/void_train_open10": ("outlier", "negative_class"),
+    "baselines/void_train_open20": ("outlier", "negative_class"),
+    "baselines/void_suppression_open20": ("outlier", "suppression"),
+    "baselines/void_ignorance_open20": ("ignore", None),
+}
+
+
+def test_every_recipe_on_coco_says_what_void_is() -> None:
+    assert {name for name in OF_PAPERS if recipe_of(name).taxonomy.startswith("coco")} == set(VOIDS)
+
+
+@pytest.mark.parametrize("name", VOIDS)
+def test_coco_trains_an_object_a_mask_and_unknown_classes_as_void(runs: Runs, name: str) -> None:
+    recipe, (void, kind) = runs.recipe(name), VOIDS[name]
+    assert (recipe.void, None if recipe.loss.outlier is None else recipe.loss.outlier.kind) == (void, kind)
+    # The whole of both images, which show two people and between them 1056 pixels of cars, more than an outlier needs.
+    draws = build_training_set(replace(recipe, short_side=(HEIGHT, HEIGHT)))
+    person = taxonomy(recipe.taxonomy).names.index("person")
+    for index in range(2):
+        sample = draws[index]
+        target = Target.from_labels(
+            sample.labels, sample.outlier, taxonomy(recipe.taxonomy).num_classes, sample.instances
+        )
+        assert (target.class_ids == person).sum() >= 2
+        cars = np.zeros((HEIGHT, WIDTH), np.bool_)
+        cars[:, WIDTH // 3 + 1 : 2 * (WIDTH // 3 + 1)] = True
+        if sample.labels[0, WIDTH // 3] != person:  # mirrored
+            cars = cars[:, ::-1]
+        assert sample.outlier[cars].all() == sample.outlier.any() == (void == "outlier")
+        assert (sample.labels[cars] == (IGNORE if void == "ignore" else VOID)).all()
+        assert len(target.outliers) == (void == "outlier")
 
 
 def test_a_bundled_recipe_is_trained_by_its_name(runs: Runs, tmp_path: Path) -> None:

@@ -79,15 +79,31 @@ def read_labels(record: Record, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Raises:
         OutmaskError: where the record has no segments, the file can't be read, or is no 8-bit RGB picture.
     """
-    if record.segments is None:
-        raise OutmaskError(f"{record.labels}: a PNG of segments can't be read without the list of its segments")
-    ids, categories, crowds = record.segments.T
+    ids, categories, crowds = _listed(record).T
     values = table[categories]
     # A crowd of an unknown class is void like the rest of its class.
     values[(crowds != 0) & (values != VOID)] = IGNORE
     pixels = read_segment_ids(record.labels)
     where = np.searchsorted(ids, pixels).clip(max=len(ids) - 1)
     return np.where(ids[where] == pixels, values[where], np.uint8(VOID))
+
+
+def read_objects(record: Record) -> NDArray[np.uint16]:
+    """``(H, W)`` uint16: the number of each pixel's segment in the record's list, 0 = void or not listed.
+
+    Raises:
+        OutmaskError: as :func:`read_labels`.
+    """
+    ids, _, _ = _listed(record).T
+    pixels = read_segment_ids(record.labels)
+    where = np.searchsorted(ids, pixels).clip(max=len(ids) - 1)
+    return np.where(ids[where] == pixels, where, 0).astype(np.uint16)
+
+
+def _listed(record: Record) -> NDArray[np.int32]:
+    if record.segments is None:
+        raise OutmaskError(f"{record.labels}: a PNG of segments can't be read without the list of its segments")
+    return record.segments
 
 
 def read_segment_ids(path: Path) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from outmask.data.images import read_image, read_values
 from outmask.data.labels import IGNORE, VOID, Sample
 from outmask.data.layouts import LAYOUTS
-from outmask.data.records import DrawSample, ReadLabels, Record, Unlabelled
+from outmask.data.records import DrawSample, ReadLabels, ReadObjects, Record, Unlabelled
 from outmask.data.taxonomies import class_mapping, taxonomy
 from outmask.errors import OutmaskError
 from outmask.types import Taxonomy
@@ -37,7 +38,9 @@ class SegmentationDataset(Dataset[Sample]):
         name: the dataset's name, for messages.
         cache: keep the decoded samples in memory (4 bytes a pixel).
         read: how a record's labels are read; :func:`read_labels` by default.
-        draw: how a record's sample is made where there are no files to read.
+        objects: how a record's objects are told apart, for panoptic training; None = they are not.
+        draw: how a record's sample is made, objects told apart, where there are no files to read.
+        panoptic: whether samples have instances, those of things.
 
     Raises:
         OutmaskError: on a table of another shape; at reading, on a file that can't be decoded, an image and labels of
@@ -53,7 +56,9 @@ class SegmentationDataset(Dataset[Sample]):
         *,
         cache: bool = False,
         read: ReadLabels | None = None,
+        objects: ReadObjects | None = None,
         draw: DrawSample | None = None,
+        panoptic: bool = False,
     ) -> None:
         if table.shape != (256,) or table.dtype != np.uint8:
             raise OutmaskError(f"{name}: the lookup table must be (256,) uint8, got {table.shape} {table.dtype}")
@@ -62,7 +67,9 @@ class SegmentationDataset(Dataset[Sample]):
         self.taxonomy = taxonomy
         self.name = name
         self._read_labels = read_labels if read is None else read
+        self._read_objects = objects
         self._draw = draw
+        self._panoptic = panoptic
         self._cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -73,14 +80,17 @@ class SegmentationDataset(Dataset[Sample]):
             return self._read(self.records[index])
         if index not in self._cache:
             sample = self._read(self.records[index])
-            for array in (sample.image, sample.labels, sample.outlier):
-                array.setflags(write=False)
+            for array in (sample.image, sample.labels, sample.outlier, sample.instances):
+                if array is not None:
+                    array.setflags(write=False)
             self._cache[index] = sample
         return self._cache[index]
 
     def _read(self, record: Record) -> Sample:
-        if self._draw is not None:
-            return self._draw(record, self.table)
+        sample = self._read_files(record) if self._draw is None else self._draw(record, self.table)
+        return of_things(sample, self.taxonomy) if self._panoptic else replace(sample, instances=None)
+
+    def _read_files(self, record: Record) -> Sample:
         image = read_image(record.image)
         labels = self._read_labels(record, self.table)
         if image.shape[:2] != labels.shape:
@@ -88,7 +98,30 @@ class SegmentationDataset(Dataset[Sample]):
                 f"{record.labels}: labels are {labels.shape[1]}x{labels.shape[0]} but the image {record.image.name} is "
                 f"{image.shape[1]}x{image.shape[0]}; they must be of one size"
             )
-        return Sample(image, labels, np.zeros(labels.shape, dtype=np.bool_), record.name)
+        instances = self._read_objects(record) if self._panoptic and self._read_objects is not None else None
+        return Sample(image, labels, np.zeros(labels.shape, dtype=np.bool_), record.name, instances)
+
+
+def of_things(sample: Sample, taxonomy: Taxonomy) -> Sample:
+    """The sample with instances of things and outliers only: each class of stuff is one.
+
+    Pixels of a thing that are of no instance are a group of objects that nobody told apart, and become ``IGNORE``.
+
+    Args:
+        sample: with instances.
+        taxonomy: of its labels, with ``things``.
+
+    Raises:
+        OutmaskError: without either.
+    """
+    if sample.instances is None or taxonomy.things is None:
+        raise OutmaskError(f"{sample.name}: panoptic training needs instances, and to know things from stuff")
+    table = np.zeros(256, dtype=np.bool_)
+    table[: len(taxonomy.things)] = taxonomy.things
+    thing = table[sample.labels] & ~sample.outlier
+    instances = np.where(thing | sample.outlier, sample.instances, np.uint16(0))
+    labels = np.where(thing & (instances == 0), np.uint8(IGNORE), sample.labels)
+    return replace(sample, labels=labels, instances=instances)
 
 
 def read_labels(record: Record, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -125,6 +158,7 @@ def open_dataset(
     target: str | None = None,
     unlabelled: Unlabelled | None = None,
     ignore_classes: Sequence[str] = (),
+    panoptic: bool = False,
     cache: bool = False,
 ) -> SegmentationDataset:
     """Open a dataset that lies under ``root`` in its official layout.
@@ -139,11 +173,12 @@ def open_dataset(
         unlabelled: what pixels without a class become: left out of the losses, or counted as claimed by no mask. By
             default ``"ignore"`` for CamVid, IDD-Lite and folders, else ``"void"``, as Mask2Former does.
         ignore_classes: classes of the dataset's own taxonomy that every loss leaves out.
+        panoptic: tell the objects of a class apart, where the dataset does: samples have instances of things.
         cache: keep decoded samples in memory.
 
     Raises:
         OutmaskError: on an unknown name, split, class or mapping; where the folder has another layout; where images
-            have no labels.
+            have no labels; on ``panoptic`` where objects, or things and stuff, can't be told apart.
     """
     if name not in LAYOUTS:
         raise OutmaskError(f"unknown dataset {name!r}: choose from {', '.join(LAYOUTS)}")
@@ -168,7 +203,22 @@ def open_dataset(
         unlabelled=layout.unlabelled if unlabelled is None else unlabelled,
         ignore_classes=ignore_classes,
     )
-    return SegmentationDataset(records, table, mapped, name, cache=cache, read=layout.read, draw=layout.draw)
+    if panoptic and layout.objects is None and layout.draw is None:
+        able = [name for name, each in LAYOUTS.items() if each.objects is not None or each.draw is not None]
+        raise OutmaskError(f"{name} does not tell objects apart, as panoptic training needs; {', '.join(able)} do")
+    if panoptic and mapped.things is None:
+        raise OutmaskError(f"{name}: panoptic training needs a taxonomy with 'things', to know them from stuff")
+    return SegmentationDataset(
+        records,
+        table,
+        mapped,
+        name,
+        cache=cache,
+        read=layout.read,
+        objects=layout.objects,
+        draw=layout.draw,
+        panoptic=panoptic,
+    )
 
 
 def lookup_table(

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from outmask.data import coco
 from outmask.data.ade20k import ADE20K
 from outmask.data.coco_classes import COCO_PANOPTIC
+from outmask.data.images import read_values
 from outmask.data.records import Layout, Record
 from outmask.data.taxonomies import CAMVID, CITYSCAPES, IDD_LITE, STREETHAZARDS, WORLD
 from outmask.data.vistas import MAPILLARY_VISTAS, MAPILLARY_VISTAS_V2
 from outmask.data.world import samples as world
+from outmask.errors import OutmaskError
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -43,6 +48,17 @@ def _cityscapes(root: Path, split: str) -> list[Record]:
         labels = root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
         records.append(Record(image, labels, f"{split}/{city}/{stem}"))
     return records
+
+
+def _cityscapes_objects(record: Record) -> NDArray[np.uint16]:
+    """Of ``gtFine_instanceIds.png``: ``1000 class + number`` is an object; a lower value a class, or a group of it."""
+    path = record.labels.with_name(record.labels.name.replace("_labelIds", "_instanceIds"))
+    values = read_values(path, "instances")
+    if values.ndim != 2 or values.dtype.kind not in "iu" or not 0 <= values.min() <= values.max() < 1 << 16:
+        raise OutmaskError(
+            f"{path}: instances must be a 16-bit PNG with one channel, got {values.shape} {values.dtype}"
+        )
+    return np.where(values < 1000, 0, values).astype(np.uint16)
 
 
 def _vistas(root: Path, split: str, folders: tuple[str, ...]) -> list[Record]:
@@ -115,6 +131,7 @@ LAYOUTS: Mapping[str, Layout] = {
         # Label ids 0 ... 33 of which 19 are training classes (cityscapesScripts, labels.py).
         unlabelled_ids=tuple(sorted(set(range(34)) - set(CITYSCAPES.evaluation_ids))),
         unlabelled="void",
+        objects=_cityscapes_objects,
     ),
     "mapillary_vistas": Layout(
         # Version 2.0 comes with 1.2's labels in a folder of their own.
@@ -159,6 +176,7 @@ LAYOUTS: Mapping[str, Layout] = {
         unlabelled_ids=(coco.NO_CATEGORY,),
         unlabelled="void",
         read=coco.read_labels,
+        objects=coco.read_objects,
     ),
     "world": Layout(
         find=world.find,

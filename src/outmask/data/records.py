@@ -41,6 +41,10 @@ DrawSample = Callable[[Record, NDArray[np.uint8]], Sample]
 """A record and a ``(256,)`` lookup table -> its sample."""
 
 
+ReadObjects = Callable[[Record], NDArray[np.uint16]]
+"""A record -> ``(H, W)`` uint16: which object a pixel shows, from 1; 0 where its file does not say."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a dataset lies on disk and what the ids in its files mean.
@@ -53,7 +57,8 @@ class Layout:
         unlabelled_ids: ids of pixels without a class.
         unlabelled: what these become where nobody says otherwise.
         read: how labels are read; None = the file holds one id a pixel.
-        draw: of a dataset that is generated: how a record's sample is made; its files do not exist.
+        objects: how the objects of a class are told apart; None = the files don't.
+        draw: of a dataset that is generated: how a record's sample is made, objects told apart; its files do not exist.
     """
 
     find: Callable[[Path, str], list[Record]]
@@ -63,4 +68,5 @@ class Layout:
     unlabelled_ids: tuple[int, ...]
     unlabelled: Unlabelled
     read: ReadLabels | None = None
+    objects: ReadObjects | None = None
     draw: DrawSample | None = None

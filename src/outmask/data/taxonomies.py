@@ -127,7 +127,30 @@ WORLD = _taxonomy(
 )
 """The 16 known classes of the synthetic world (``outmask.data.world``), in Cityscapes' colours."""
 
+WORLD_UNKNOWN_CLASSES: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {20: ("truck", "bus", "cyclist"), 10: ("truck", "bus"), 5: ("truck",)}
+)
+"""Names of the world's classes that are unknown at K = 20, 10, 5 % of its 16, after COCO's open-set splits.
+
+Things only, each set holding the smaller ones. Cars and people, which nearly every scene shows, stay known: what is
+unknown then looks like something known (a truck and a bus like a car, a cyclist like a person), unlike the objects of
+no known class, and shows in training, where it is void, in more than a third of the scenes."""
+
+
+def _open_world(unknown: tuple[str, ...]) -> Taxonomy:
+    assert WORLD.things is not None
+    rows = zip(WORLD.names, WORLD.colors, WORLD.things, strict=True)
+    left = [(id_, row) for id_, row in enumerate(rows) if row[0] not in unknown]
+    return _taxonomy([row for _, row in left], WORLD.ground, tuple(id_ for id_, _ in left))
+
+
+WORLD_OPEN: Mapping[int, Taxonomy] = MappingProxyType(
+    {percent: _open_world(unknown) for percent, unknown in WORLD_UNKNOWN_CLASSES.items()}
+)
+"""The world's classes without the unknown ones; evaluation ids are the world's ids."""
+
 _COCO_OPEN = {f"coco_panoptic_open{percent}": classes for percent, classes in COCO_OPEN_PANOPTIC.items()}
+_WORLD_OPEN = {f"world_open{percent}": classes for percent, classes in WORLD_OPEN.items()}
 
 _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
     {
@@ -141,6 +164,7 @@ _TAXONOMIES: Mapping[str, Taxonomy] = MappingProxyType(
         "streethazards": STREETHAZARDS,
         "world": WORLD,
         **_COCO_OPEN,
+        **_WORLD_OPEN,
     }
 )
 
@@ -210,8 +234,12 @@ _MAPPINGS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
         },
         # Open-set training knows nothing of the unknown classes: they are void.
         **{
-            ("coco_panoptic", name): {known: known if known in left.names else "void" for known in COCO_PANOPTIC.names}
-            for name, left in _COCO_OPEN.items()
+            (whole, name): {known: known if known in left.names else "void" for known in names}
+            for whole, names, parts in (
+                ("coco_panoptic", COCO_PANOPTIC.names, _COCO_OPEN),
+                ("world", WORLD.names, _WORLD_OPEN),
+            )
+            for name, left in parts.items()
         },
     }
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import cv2
 import kornia.augmentation
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from outmask.data.broken import UsableImages
-from outmask.data.labels import IGNORE, Sample, Target
+from outmask.data.labels import IGNORE, VOID, Sample, Target
 from outmask.data.negatives import NegativeSource, PasteNegatives
 from outmask.errors import OutmaskError
+
+T = TypeVar("T", bound=np.generic)
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
@@ -76,20 +78,28 @@ class RandomScaleCrop:
         height, width = sample.labels.shape
         scale = int(rng.integers(self.short_side[0], self.short_side[1] + 1)) / min(height, width)
         resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-        image, labels, outlier = _resize(sample, resized)
+        sample = _resize(sample, resized)
         rows = _placement(resized[0], self.size[0], rng)
         columns = _placement(resized[1], self.size[1], rng)
         source = (slice(*rows[0]), slice(*columns[0]))
         if resized[0] >= self.size[0] and resized[1] >= self.size[1]:
             # Copies, so that a worker does not keep the whole resized image alive.
-            return Sample(image[source].copy(), labels[source].copy(), outlier[source].copy(), sample.name)
+            return sample.map(lambda values: values[source].copy())
         place = (slice(*rows[1]), slice(*columns[1]))
-        padded = np.empty((*self.size, 3), dtype=np.uint8)
-        padded[:] = PADDING_COLOR
-        padded_labels = np.full(self.size, IGNORE, dtype=np.uint8)
-        padded_outlier = np.zeros(self.size, dtype=np.bool_)
-        padded[place], padded_labels[place], padded_outlier[place] = image[source], labels[source], outlier[source]
-        return Sample(padded, padded_labels, padded_outlier, sample.name)
+
+        def padded(values: NDArray[T], filling: Any) -> NDArray[T]:
+            canvas = np.empty((*self.size, *values.shape[2:]), values.dtype)
+            canvas[:] = filling
+            canvas[place] = values[source]
+            return canvas
+
+        return Sample(
+            padded(sample.image, PADDING_COLOR),
+            padded(sample.labels, IGNORE),
+            padded(sample.outlier, False),
+            sample.name,
+            None if sample.instances is None else padded(sample.instances, 0),
+        )
 
 
 class RandomFlip:
@@ -98,12 +108,38 @@ class RandomFlip:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= 0.5:
             return sample
-        return Sample(
-            np.ascontiguousarray(sample.image[:, ::-1]),
-            np.ascontiguousarray(sample.labels[:, ::-1]),
-            np.ascontiguousarray(sample.outlier[:, ::-1]),
-            sample.name,
-        )
+        return sample.map(lambda values: np.ascontiguousarray(values[:, ::-1]))
+
+
+@dataclass(frozen=True)
+class TreatVoid:
+    """What the pixels that a dataset leaves void mean, before anything is pasted (baselines of Hwang et al. 2021).
+
+    As they are, no mask claims them (*void-background*). *void-ignorance* leaves them out of every loss; as outliers
+    they are what a loss on pasted pixels learns from: *void-suppression*, or *void-train*, where they are one more
+    class. In panoptic training each 8-connected region of them is an object then, if it is large enough to be one.
+
+    Attributes:
+        become: what they are turned into.
+        smallest: pixels that a region needs to be an outlier: what lies along borders is no object.
+    """
+
+    become: Literal["ignore", "outlier"]
+    smallest: int = 32 * 32
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        void = sample.labels == VOID
+        if self.become == "ignore":
+            labels = np.where(void, np.uint8(IGNORE), sample.labels)
+            return replace(sample, labels=labels, outlier=sample.outlier & ~void)
+        _, regions, statistics, _ = cv2.connectedComponentsWithStats((void & ~sample.outlier).view(np.uint8))
+        kept = statistics[:, cv2.CC_STAT_AREA] >= self.smallest
+        kept[0] = False  # what is not void
+        outlier = sample.outlier | kept[regions]
+        if sample.instances is None:
+            return replace(sample, outlier=outlier)
+        numbers = np.where(kept, kept.cumsum() + int(sample.instances.max()), 0).astype(np.uint16)[regions]
+        return replace(sample, outlier=outlier, instances=np.where(kept[regions], numbers, sample.instances))
 
 
 class ColorJitter(nn.Module):
@@ -282,20 +318,28 @@ def collate(samples: Sequence[Sample], num_classes: int) -> Batch:
     if len(sizes := {sample.labels.shape for sample in samples}) != 1:
         raise OutmaskError(f"a batch needs images of one size, got {sorted(sizes)}: crop them")
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
-    targets = [Target.from_labels(sample.labels, sample.outlier, num_classes) for sample in samples]
+    targets = [Target.from_labels(sample.labels, sample.outlier, num_classes, sample.instances) for sample in samples]
     return Batch(pixels, targets, [sample.name for sample in samples])
 
 
-def _resize(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
     if size == sample.labels.shape:
-        return sample.image, sample.labels, sample.outlier
+        return sample
     shape = (size[1], size[0])
     smooth = cv2.INTER_AREA if size[0] < sample.labels.shape[0] else cv2.INTER_LINEAR
-    image = cv2.resize(sample.image, shape, interpolation=smooth)
-    # INTER_NEAREST_EXACT takes the pixel at the same centre as the smooth filters; INTER_NEAREST is half a pixel off.
-    labels = cv2.resize(sample.labels, shape, interpolation=cv2.INTER_NEAREST_EXACT)
-    outlier = cv2.resize(sample.outlier.view(np.uint8), shape, interpolation=cv2.INTER_NEAREST_EXACT)
-    return image, labels, outlier.view(np.bool_)
+
+    def nearest(values: NDArray[T]) -> NDArray[T]:
+        # INTER_NEAREST_EXACT takes the pixel at the same centre as the smooth filters; INTER_NEAREST is half a pixel
+        # off.
+        return np.asarray(cv2.resize(values, shape, interpolation=cv2.INTER_NEAREST_EXACT), values.dtype)
+
+    return Sample(
+        np.asarray(cv2.resize(sample.image, shape, interpolation=smooth), np.uint8),
+        nearest(sample.labels),
+        nearest(sample.outlier.view(np.uint8)).view(np.bool_),
+        sample.name,
+        None if sample.instances is None else nearest(sample.instances),
+    )
 
 
 def _placement(available: int, wanted: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:

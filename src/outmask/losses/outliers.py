@@ -167,13 +167,10 @@ class OutlierCrossEntropyLoss(OutlierLoss):
         return _negative_likelihood(class_scores, 0 if self.variant == "released" else 1)
 
     def _known_penalty(self, score: Tensor) -> Tensor:
-        return F.softplus(score) if self.variant == "released" else self._negative_log(1 - score)
+        return F.softplus(score) if self.variant == "released" else _negative_log(1 - score, self.eps)
 
     def _pasted_penalty(self, score: Tensor) -> Tensor:
-        return F.softplus(-score) if self.variant == "released" else self._negative_log(score)
-
-    def _negative_log(self, probability: Tensor) -> Tensor:
-        return (self.eps - probability).relu() / self.eps - probability.clamp(self.eps, 1).log()
+        return F.softplus(-score) if self.variant == "released" else _negative_log(score, self.eps)
 
 
 @dataclass(frozen=True)
@@ -212,6 +209,43 @@ class RbALoss(OutlierLoss):
 
     def _pasted_penalty(self, score: Tensor) -> Tensor:
         return (self.alpha - score).relu().square()
+
+
+@dataclass(frozen=True)
+class SuppressionLoss(OutlierLoss):
+    """*Void-suppression* (Hwang et al. 2021): every known class is pushed down on void, ``-sum_k log(1 - L_k)``.
+
+    Known pixels cost nothing. The paper does so in the classifier of region proposals; this is its counterpart for a
+    mask classifier, whose classes compete at a pixel, not in a box.
+
+    Attributes:
+        eps: in (0, 0.5): ``1 - L_k`` is clipped to [eps, 1], as in :class:`OutlierCrossEntropyLoss`.
+
+    Raises:
+        OutmaskError: on eps outside of its range.
+    """
+
+    name: ClassVar[str] = "suppression"
+
+    eps: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < 0.5:
+            raise OutmaskError(f"eps must be in (0, 0.5), got {self.eps}")
+
+    def _score(self, class_scores: Tensor) -> Tensor:
+        return _negative_log(1 - class_scores, self.eps).sum(1)
+
+    def _known_penalty(self, score: Tensor) -> Tensor:
+        return torch.zeros_like(score)
+
+    def _pasted_penalty(self, score: Tensor) -> Tensor:
+        return score
+
+
+def _negative_log(probability: Tensor, eps: float) -> Tensor:
+    """``-log`` of probabilities clipped to [eps, 1], below eps along its tangent there."""
+    return (eps - probability).relu() / eps - probability.clamp(eps, 1).log()
 
 
 def _negative_likelihood(class_scores: Tensor, offset: int) -> Tensor:

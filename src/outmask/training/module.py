@@ -20,9 +20,10 @@ from outmask.errors import OutmaskError
 from outmask.losses import OutlierLoss, SetCriterion
 from outmask.losses.matcher import NotFinite
 from outmask.losses.per_pixel import PixelCriterion
-from outmask.metrics import PixelMetrics
+from outmask.metrics import PanopticQuality, PixelMetrics
 from outmask.models import Mask2Former
 from outmask.models.architectures import Model
+from outmask.openset.panoptic import known_segments
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
 from outmask.training.checkpoint import is_finite, save_checkpoint
@@ -34,7 +35,7 @@ from outmask.training.recipe import (
     build_outlier_loss,
     build_taxonomy,
 )
-from outmask.types import Taxonomy
+from outmask.types import MaskPrediction, Taxonomy
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class SegmentationTraining(L.LightningModule):
         self.outlier_loss: OutlierLoss | None = build_outlier_loss(recipe)
         self.color = ColorJitter()
         self._pixel_metrics: dict[str, PixelMetrics] = {}
+        self._panoptic: PanopticQuality | None = None
         self._confusion = np.zeros((0, 0), dtype=np.int64)
         self._seen: list[str] = []
         self.train()  # Lightning leaves the modes as it finds them
@@ -191,6 +193,12 @@ class SegmentationTraining(L.LightningModule):
         classes = self.taxonomy.num_classes
         self._pixel_metrics = {name: PixelMetrics() for name in self._validation_scores()}
         self._confusion = np.zeros((classes, classes), dtype=np.int64)
+        if self.recipe.panoptic:
+            things = self.taxonomy.things or (False,) * classes
+            named = enumerate(zip(self.taxonomy.names, things, strict=True))
+            self._panoptic = PanopticQuality(
+                [{"id": id_, "name": name, "isthing": thing} for id_, (name, thing) in named]
+            )
 
     def validation_step(self, sample: Sample, batch_idx: int) -> None:
         """Scores and labels of one image at its own resolution; the processes take turns."""
@@ -198,7 +206,12 @@ class SegmentationTraining(L.LightningModule):
             return
         segmenter = Segmenter(self.model, self.taxonomy, self.preprocessing, name="in training")
         size = (sample.labels.shape[0], sample.labels.shape[1])
-        maps = scores.evaluate(segmenter.prediction(sample.image), list(self._pixel_metrics), size)
+        prediction = segmenter.prediction(sample.image)
+        maps = scores.evaluate(prediction, list(self._pixel_metrics), size)
+        if self._panoptic is not None and isinstance(prediction, MaskPrediction):
+            ids, classes = known_segments(prediction, self.taxonomy, size)
+            found = [{"id": id_, "category_id": class_id} for id_, (class_id, _) in enumerate(classes, 1)]
+            self._panoptic.update(ids, found, *sample.panoptic(self.taxonomy.num_classes))
         known = sample.labels < self.taxonomy.num_classes
         anomaly = np.where(sample.outlier, 1, np.where(known, 0, 255)).astype(np.uint8)
         for name, metric in self._pixel_metrics.items():
@@ -208,11 +221,15 @@ class SegmentationTraining(L.LightningModule):
         self._confusion += np.bincount(pairs, minlength=self._confusion.size).reshape(self._confusion.shape)
 
     def on_validation_epoch_end(self) -> None:
-        """Log mIoU, and AP and FPR95 of the pasted objects, over all processes."""
+        """Log mIoU, panoptic quality, and AP and FPR95 of the pasted objects, over all processes."""
         self._join()
         hits = np.diag(self._confusion)
         union = self._confusion.sum(0) + self._confusion.sum(1) - hits
         self.log("val/mIoU", float(100 * (hits[union > 0] / union[union > 0]).mean()), prog_bar=True)
+        if self._panoptic is not None:
+            quality = self._panoptic.compute()
+            self.log("val/PQ", quality["PQ"], prog_bar=True)
+            self.log_dict({f"val/PQ_{kind}": quality[f"PQ_{kind}"] for kind in ("things", "stuff")})
         if self.recipe.validation_negatives is not None:
             for name, metric in self._pixel_metrics.items():
                 values = metric.compute()
@@ -221,9 +238,12 @@ class SegmentationTraining(L.LightningModule):
 
     def _join(self) -> None:
         """Give every process the metrics of all."""
-        for rank, (metrics, confusion) in enumerate(_from_all_processes((self._pixel_metrics, self._confusion))):
+        own = (self._pixel_metrics, self._confusion, self._panoptic)
+        for rank, (metrics, confusion, panoptic) in enumerate(_from_all_processes(own)):
             if rank != self.global_rank:
                 self._confusion = self._confusion + confusion
+                if self._panoptic is not None and panoptic is not None:
+                    self._panoptic.merge(panoptic)
                 for name, metric in metrics.items():
                     self._pixel_metrics[name].merge(metric)
 

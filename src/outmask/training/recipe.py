@@ -26,9 +26,24 @@ from outmask.data.negatives import (
     WorldObjects,
 )
 from outmask.data.taxonomies import taxonomy
-from outmask.data.transforms import DrawnSamples, PastedValidation, RandomFlip, RandomScaleCrop, SampleSource, Transform
+from outmask.data.transforms import (
+    DrawnSamples,
+    PastedValidation,
+    RandomFlip,
+    RandomScaleCrop,
+    SampleSource,
+    Transform,
+    TreatVoid,
+)
 from outmask.errors import OutmaskError
-from outmask.losses import MaskContrastiveLoss, OutlierCrossEntropyLoss, OutlierLoss, RbALoss, SetCriterion
+from outmask.losses import (
+    MaskContrastiveLoss,
+    OutlierCrossEntropyLoss,
+    OutlierLoss,
+    RbALoss,
+    SetCriterion,
+    SuppressionLoss,
+)
 from outmask.losses.per_pixel import (
     DenseHybrid,
     EnergyMargin,
@@ -134,7 +149,8 @@ class OutlierLossRecipe:
 
     Attributes:
         kind: of mask models ``"contrastive"`` (Mask2Anomaly eq. 10-12), ``"bce"`` (eq. 26-27), ``"rba"`` (Nayal et al.
-            2023) or ``"negative_class"`` (UNO, Delic et al. 2024: the model gets that class); of per-pixel models
+            2023), ``"suppression"`` (Hwang et al. 2021) or ``"negative_class"`` (UNO, Delic et al. 2024: the model gets
+            that class); of per-pixel models
             ``"void_classifier"``, ``"outlier_head"``, ``"maximised_entropy"``, ``"energy_margin"`` or
             ``"densehybrid"`` (:mod:`outmask.losses.per_pixel`; the model gets an outlier head where the loss needs
             it).
@@ -146,6 +162,7 @@ class OutlierLossRecipe:
         "contrastive",
         "bce",
         "rba",
+        "suppression",
         "negative_class",
         "void_classifier",
         "outlier_head",
@@ -196,11 +213,17 @@ class Recipe:
         model: the architecture: ``kind`` (``mask2former``, ``per_pixel``, ``deeplab_v3_plus`` or
             ``semantic_segmentation``; by default the first) and the fields of its configuration
             (:mod:`outmask.models`), without ``num_classes`` and heads; empty only where ``start_from`` says it.
+        panoptic: whether each object of a thing is a mask of its own, or all of a class are one.
+        void: what pixels that a dataset leaves void mean: ``"background"``, no mask may claim them; ``"ignore"``, every
+            loss leaves them out; ``"outlier"``, ``loss.outlier`` learns from them as from pasted pixels. With the
+            losses ``suppression`` and ``negative_class`` the latter is *void-suppression* and *void-train*, the others
+            are *void-background* and *void-ignorance* (Hwang et al. 2021).
         negatives: objects to paste while training; none by default.
         validation_negatives: objects pasted on validation images; they should come from other sources.
         data_root: folder that the datasets' and objects' roots are relative to.
         pretrained: backbone weights, relative to ``data_root``: an ``.npz`` (MobileNetV2), a ``.pth`` in torchvision's
-            layout (ResNet, such as Barlow Twins'), or a transformers folder; or a hub id. Of ``semantic_segmentation``
+            layout (ResNet, such as Barlow Twins'), or a transformers folder; or a hub id; or the name of a bundled
+            model, whose backbone is taken. Of ``semantic_segmentation``
             the whole network, which ``model`` then need not describe.
         start_from: model to fine-tune, whatever ``outmask.load`` takes; its architecture must equal ``model``, or is
             taken over where ``model`` is empty. A head that the loss needs and it lacks starts from nothing.
@@ -237,6 +260,8 @@ class Recipe:
     reproduces: str = ""
     validation: list[DatasetRecipe] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
+    panoptic: bool = False
+    void: Literal["background", "ignore", "outlier"] = "background"
     negatives: NegativesRecipe | None = None
     validation_negatives: NegativesRecipe | None = None
     data_root: str = "."
@@ -280,8 +305,12 @@ class Recipe:
             )
         if not self.train:
             raise OutmaskError("a recipe needs at least one dataset under 'train'")
-        if self.loss.outlier is not None and self.negatives is None:
-            raise OutmaskError("loss.outlier is about pasted pixels, but the recipe has no 'negatives' to paste")
+        if self.loss.outlier is not None and self.negatives is None and self.void != "outlier":
+            raise OutmaskError(
+                "loss.outlier is about pasted pixels, but the recipe has no 'negatives' to paste, nor 'void: outlier'"
+            )
+        if self.loss.outlier is None and self.void == "outlier":
+            raise OutmaskError("'void: outlier' is for a loss.outlier to learn from: say which")
         if not 0 < self.short_side[0] <= self.short_side[1]:
             raise OutmaskError(f"short_side must be a rising pair of pixels, got {self.short_side}")
 
@@ -325,8 +354,20 @@ def _fresh_model(recipe: Recipe) -> Model:
         return SemanticSegmentationModel.from_pretrained(source, **_outputs(recipe, of_masks=False))
     model = build_architecture(_architecture(recipe))
     if source is not None:
-        load_pretrained(backbone_of(model), source)
+        _load_backbone(backbone_of(model), source)
     return model
+
+
+def _load_backbone(backbone: nn.Module, source: str) -> None:
+    from outmask.checkpoints import bundled_models, load_bundle
+
+    if source not in bundled_models():
+        load_pretrained(backbone, source)
+        return
+    try:
+        backbone.load_state_dict(backbone_of(load_bundle(source).model).state_dict())
+    except RuntimeError:
+        raise OutmaskError(f"pretrained: the model {source} has another backbone than this recipe's 'model'") from None
 
 
 def _earlier_model(recipe: Recipe, start_from: str) -> Model:
@@ -377,7 +418,7 @@ def _outputs(recipe: Recipe, of_masks: bool) -> dict[str, Any]:
     if kind is not None and (kind in _OF_PIXELS) == of_masks:
         raise OutmaskError(
             f"loss.outlier: {kind} is no loss of {'mask' if of_masks else 'per-pixel'} models: choose from "
-            + ", ".join(["contrastive", "bce", "rba", "negative_class"] if of_masks else _OF_PIXELS)
+            + ", ".join(["contrastive", "bce", "rba", "suppression", "negative_class"] if of_masks else _OF_PIXELS)
         )
     if kind == "negative_class":
         outputs["negative_class"] = True
@@ -427,7 +468,9 @@ def build_outlier_loss(recipe: Recipe) -> OutlierLoss | None:
         return MaskContrastiveLoss("released" if outlier.released else "margin", outlier.margin)
     if outlier.kind == "bce":
         return OutlierCrossEntropyLoss("released" if outlier.released else "probability")
-    return RbALoss() if outlier.kind == "rba" else None
+    if outlier.kind == "rba":
+        return RbALoss()
+    return SuppressionLoss() if outlier.kind == "suppression" else None
 
 
 def build_negatives(recipe: NegativesRecipe, data_root: str) -> NegativeSource:
@@ -472,7 +515,7 @@ def build_training_set(recipe: Recipe) -> DrawnSamples:
     """All draws of the run, in order; draw i is the same whenever and wherever it is made."""
     # Once, so that an image that is broken is so too where a patch is cut from it.
     datasets = [UsableImages.of(images) for images in open_training_images(recipe)]
-    transforms: list[Transform] = []
+    transforms: list[Transform] = [] if recipe.void == "background" else [TreatVoid(recipe.void)]
     if recipe.negatives is not None:
         negatives = recipe.negatives
         source = build_negatives(negatives, recipe.data_root)
@@ -531,6 +574,7 @@ def _open(dataset: DatasetRecipe, recipe: Recipe) -> SegmentationDataset:
             dataset.split,
             target=recipe.taxonomy,
             ignore_classes=dataset.ignore_classes,
+            panoptic=recipe.panoptic,
             cache=cache,
         )
 
@@ -542,6 +586,6 @@ def _decoded_bytes(images: SegmentationDataset) -> int:
     """About what all samples take in memory: as many times as the first image's file says of its own size."""
     try:
         with Image.open(images.records[0].image) as first:
-            return len(images) * 5 * first.width * first.height  # image, labels and outliers
+            return len(images) * 7 * first.width * first.height  # image, labels, outliers and instances
     except OSError:  # not the place to complain: the run leaves out what it can't read
         return CACHED_BYTES + 1

@@ -306,3 +306,15 @@ def test_bad_options_are_refused() -> None:
 def test_a_cutout_refuses_what_is_none(rgb: np.ndarray, mask: np.ndarray, complaint: str) -> None:
     with pytest.raises(OutmaskError, match=complaint):
         Cutout(rgb, mask)
+
+
+def test_each_pasted_object_is_an_instance_of_its_own() -> None:
+    plain = host()
+    numbers = np.full((20, 30), 4, np.uint16)
+    before = Sample(plain.image, plain.labels, plain.outlier, "host", numbers)
+    after = paste(before, [disc(9, 9), disc(5, 5)], np.random.default_rng(2))
+    assert after.instances is not None
+    assert set(np.unique(after.instances)) == {4, 5, 6}
+    assert np.array_equal(after.instances > 4, after.outlier)
+    assert (numbers == 4).all(), "the host is not changed"
+    assert paste(plain, [disc(9, 9)], np.random.default_rng(2)).instances is None

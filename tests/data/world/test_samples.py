@@ -9,7 +9,7 @@ from outmask.data.coco import read_segment_ids
 from outmask.data.datasets import open_dataset
 from outmask.data.images import read_image
 from outmask.data.labels import IGNORE, VOID, Target
-from outmask.data.taxonomies import CITYSCAPES, WORLD
+from outmask.data.taxonomies import CITYSCAPES, WORLD, WORLD_UNKNOWN_CLASSES, taxonomy
 from outmask.data.world import World, files, samples
 from outmask.data.world.files import write_split
 from outmask.data.world.samples import SPLITS, Split, kept_scene
@@ -40,7 +40,7 @@ def test_training_never_shows_what_is_tested() -> None:
 
 def test_the_dataset_gives_the_scenes_of_its_split() -> None:
     data = open_dataset("world", "nowhere", "train")
-    assert len(data) == 4000
+    assert len(data) == 1200
     assert [data.records[index].name for index in (0, 1, 5)] == [
         "train/t1_000000",
         "train/t2_000000",
@@ -71,6 +71,21 @@ def test_classes_are_those_of_another_taxonomy_where_it_is_asked_for() -> None:
         assert set(pixels.tolist()) == {CITYSCAPES.names.index(expected)}
     ignored = open_dataset("world", "", "t1", ignore_classes=["building"])[0]
     assert (ignored.labels[scene.labels == WORLD.names.index("building")] == IGNORE).all()
+
+
+@pytest.mark.parametrize("percent", [5, 10, 20])
+def test_classes_that_are_unknown_are_void_in_open_set_training(percent: int) -> None:
+    classes, hidden = taxonomy(f"world_open{percent}"), WORLD_UNKNOWN_CLASSES[percent]
+    data, shown = open_dataset("world", "", "train", target=f"world_open{percent}"), False
+    for index in range(4):
+        sample, scene = data[index], kept_scene(f"t{index + 1}", 0, "none")
+        void = np.isin(scene.labels, [WORLD.names.index(name) for name in hidden])
+        np.testing.assert_array_equal(sample.labels == VOID, void)
+        named = np.array(classes.names)[np.where(void, 0, sample.labels)]
+        np.testing.assert_array_equal(named[~void], np.array(WORLD.names)[scene.labels][~void])
+        assert not sample.outlier.any()
+        shown |= bool(void.any())
+    assert shown
 
 
 def test_test_towns_are_no_training_data() -> None:

@@ -40,7 +40,7 @@ def paste(
     pixels outside of the objects stay as they are.
 
     Args:
-        sample: the host; it is not changed.
+        sample: the host; it is not changed. Where it has instances, each object becomes one.
         cutouts: the objects; a later one covers an earlier one.
         rng: every random choice comes from it.
         relative_size: the longest side's range, as fractions of the host's shorter side; None = the object's own size.
@@ -51,9 +51,11 @@ def paste(
     _check_relative_size(relative_size)
     if not cutouts:
         return sample
-    image, labels, outlier = sample.image.copy(), sample.labels.copy(), sample.outlier.copy()
+    pasted = sample.map(np.copy)
+    image, labels, outlier, instances = pasted.image, pasted.labels, pasted.outlier, pasted.instances
     height, width = labels.shape
-    for cutout in cutouts:
+    first = 1 if instances is None else int(instances.max()) + 1
+    for number, cutout in enumerate(cutouts, first):
         own_height, own_width = cutout.mask.shape
         scale = min(1.0, height / own_height, width / own_width)
         if relative_size is not None:
@@ -66,7 +68,9 @@ def paste(
         image[place] = _blend(rgb, inside, image[place])
         labels[place][inside] = VOID
         outlier[place][inside] = True
-    return Sample(image, labels, outlier, sample.name)
+        if instances is not None:
+            instances[place][inside] = number
+    return pasted
 
 
 class PasteNegatives:

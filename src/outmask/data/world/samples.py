@@ -50,9 +50,9 @@ _HELD_OUT = 1_000_000
 
 SPLITS: Mapping[str, Split] = MappingProxyType(
     {
-        **{town: Split((town,), "none", 0, 1000) for town in TRAIN_TOWNS},
-        "train": Split(TRAIN_TOWNS, "none", 0, 1000),
-        "train_negatives": Split(TRAIN_TOWNS, "negatives", 0, 1000),
+        **{town: Split((town,), "none", 0, 300) for town in TRAIN_TOWNS},
+        "train": Split(TRAIN_TOWNS, "none", 0, 300),
+        "train_negatives": Split(TRAIN_TOWNS, "negatives", 0, 300),
         "validation": Split(TRAIN_TOWNS, "validation", _HELD_OUT, 25),
         **{town: Split((town,), "test", 0, 100) for town in TEST_TOWNS},
         "test": Split(TEST_TOWNS, "test", 0, 100),
@@ -87,7 +87,7 @@ def scene_name(town: str, index: int) -> str:
 
 
 def draw_sample(record: Record, table: NDArray[np.uint8]) -> Sample:
-    """The sample of a record of :func:`find`; objects of no known class are ``VOID`` and outliers.
+    """The sample of a record of :func:`find`, with instances; objects of no known class are ``VOID`` and outliers.
 
     Args:
         record: of a scene.
@@ -96,7 +96,8 @@ def draw_sample(record: Record, table: NDArray[np.uint8]) -> Sample:
     assert isinstance(record, _WorldRecord)
     scene = kept_scene(record.town, record.index, record.unknowns)
     unknown = scene.unknown
-    return Sample(scene.image, np.where(unknown, scene.labels, table[scene.labels]), unknown, record.name)
+    labels = np.where(unknown, scene.labels, table[scene.labels])
+    return Sample(scene.image, labels, unknown, record.name, scene.instances.astype(np.uint16))
 
 
 @dataclass(frozen=True)
