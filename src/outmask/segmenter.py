@@ -116,8 +116,8 @@ class Predictor(ABC):
             refine: lower the scores in confident masks of stuff other than ground (Mask2Anomaly eq. 13).
             flip: average the scores with those of the mirrored image; takes twice the time.
             unknown: how the panoptic task finds unknown objects: ``"preferred_mask"`` (M2F-EAM) and ``"components"``
-                (RbA) above the threshold, ``"mining"`` (Mask2Anomaly) without one; or one of
-                ``outmask.openset.unknown_objects`` with settings of its own.
+                (RbA) above the threshold, ``"mining"`` (Mask2Anomaly) and ``"negative_class"`` (of a model that has
+                learned that class) without one; or one of ``outmask.openset.unknown_objects`` with settings of its own.
 
         Returns:
             one result at the image's own resolution; a list for a list.

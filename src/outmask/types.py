@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 Task = Literal["anomaly", "semantic", "panoptic"]
-Unknown = Literal["preferred_mask", "mining", "components"]
+Unknown = Literal["preferred_mask", "mining", "components", "negative_class"]
 """How unknown objects are found; see ``outmask.openset.unknown_objects``."""
 
 

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from outmask.app.cli import main
+from outmask.data.images import read_image
+from outmask.data.taxonomies import WORLD
+from outmask.data.world import files
+from outmask.data.world.samples import SPLITS, Split
+from outmask.evaluation import Benchmark
+from outmask.preprocessing import Preprocessing
+from outmask.segmenter import Segmenter
+from outmask.types import MaskPrediction
 
 RECIPE: dict[str, Any] = {
     "taxonomy": "idd_lite",
@@ -138,3 +147,62 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr("outmask.ablation.numbers.evaluate", refuse)
 
     return forbid
+
+
+SIZE = (96, 192)
+"""Of the small world's scenes."""
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's benchmark, two small scenes of each town."""
+    root = tmp_path_factory.mktemp("world")
+    short = {name: Split(split.towns, split.unknowns, split.first, 2) for name, split in SPLITS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "SPLITS", short)
+        for split in ("t5", "t6", "validation"):
+            files.write_split(root, split, SIZE)
+    return root
+
+
+class Sight(torch.nn.Module):
+    """Sees the truth of images that it knows: a mask for each segment. It is not sure of the sky, whatever it is.
+
+    The lowest tenth of each unknown object looks like road, so that a threshold that finds 95 % of them lets the sky
+    through.
+    """
+
+    def __init__(self, *benchmarks: Benchmark) -> None:
+        super().__init__()
+        self.passes = 0
+        self.nothing = torch.nn.Parameter(torch.zeros(1))  # a model is where its weights are
+        self._records = {read_image(record.image).tobytes(): record for benchmark in benchmarks for record in benchmark}
+
+    def forward(self, pixels: torch.Tensor) -> MaskPrediction:
+        self.passes += 1
+        record = self._records[pixels[0].permute(1, 2, 0).byte().numpy().tobytes()]
+        assert record.panoptic is not None
+        ids, segments = record.panoptic()
+        (road,) = (each["id"] for each in segments if each["category_id"] == WORLD.names.index("road"))
+        classes = []
+        for segment in segments:
+            known = segment["category_id"] < WORLD.num_classes
+            if not known:
+                rows = np.nonzero(ids == segment["id"])[0]
+                ids[(ids == segment["id"]) & (np.arange(len(ids))[:, None] > np.quantile(rows, 0.9))] = road
+            probabilities = np.full(WORLD.num_classes + 1, 1e-4)
+            sure = 0.6 if known and WORLD.names[segment["category_id"]] == "sky" else 0.99
+            probabilities[segment["category_id"] if known else -1] = sure
+            probabilities[-1] += 1 - probabilities.sum()
+            classes.append(probabilities)
+        masks = [np.where(ids == segment["id"], 20.0, -20.0) for segment in segments]
+        return MaskPrediction(
+            torch.tensor(np.array(classes), dtype=torch.float32).log()[None],
+            torch.tensor(np.array(masks), dtype=torch.float32)[None],
+        )
+
+
+def seer(*benchmarks: Benchmark) -> Segmenter:
+    """A segmenter of that sight, which takes images as they are."""
+    as_it_is = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), short_side=None, long_side=None)
+    return Segmenter(Sight(*benchmarks), WORLD, as_it_is, "seer")

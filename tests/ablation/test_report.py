@@ -82,7 +82,7 @@ def test_a_cell_says_how_many_seeds_it_is_of(values: list[float], text: str) -> 
 def test_tables_show_the_rows_and_scores_that_the_grid_names(finished: Study) -> None:
     means = {(line["row"], line["score"]): line for line in lines(finished, "ablation_means.csv")}
     heading, *rows = table(finished, "Tuning")
-    assert heading == ["row", "score", "Two scenes AP", "Two scenes FPR95"]
+    assert heading == ["row", "score", "AP", "FPR95"]
     assert [row[:2] for row in rows] == [["masked", "eam"], ["tuned", "eam"]]
     for row, score, ap, _ in rows:
         line = means[row, score]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask import scores
+from outmask.data.coco_classes import COCO_PANOPTIC
 from outmask.errors import OutmaskError
-from outmask.evaluation import Benchmark, Record, Threshold
+from outmask.evaluation import Benchmark, Record, Threshold, open_benchmark
 from outmask.evaluation.segments import measure_segments
 from outmask.openset.unknown_objects import Components, Mining, PreferredMask
 from outmask.types import MaskPrediction, Taxonomy
@@ -124,8 +127,8 @@ def test_all_rows_come_from_one_pass_and_only_images_with_objects_count() -> Non
     assert [(row["unknown"], row["score"], row.get("threshold")) for row in values["segments"]] == [
         ("PreferredMask(minimum_area=1)", "eam", -0.5),
         ("PreferredMask(minimum_area=1)", "am", -0.6),
-        ("Mining(background=0.5, components=1, overlap=0.1)", "eam", None),
-        ("Mining(background=0.5, components=1, overlap=0.1)", "am", None),
+        ("Mining(background=0.5, components=1, overlap=0.1, compare_entropy=True)", "eam", None),
+        ("Mining(background=0.5, components=1, overlap=0.1, compare_entropy=True)", "am", None),
         ("Components(minimum_area=301)", "eam", -0.5),
         ("Components(minimum_area=301)", "am", -0.6),
     ]
@@ -142,3 +145,51 @@ def test_what_cannot_be_measured_is_refused() -> None:
         categories = tuple({**each, **change} if i == index else each for i, each in enumerate(CATEGORIES))
         with pytest.raises(OutmaskError, match="is no known class of made-up"):
             measure_segments(Fake(), benchmark(with_segments(), categories=categories), ["mining"], ["eam"], {})
+    more = (*CATEGORIES, {"id": 99, "name": "tram", "isthing": 1})
+    with pytest.raises(OutmaskError, match="has the known class 'tram', which the model does not"):
+        measure_segments(Fake(), benchmark(with_segments(), categories=more), ["mining"], ["eam"], {})
+
+
+class Seer:
+    """Masks of the real COCO images' segments, crowds among them, or none; people and what they wear are *negative*."""
+
+    name = "seer"
+    unknown = ("person", "skis", "backpack")
+
+    def __init__(self, opened: Benchmark, blind: bool) -> None:
+        rows = zip(COCO_PANOPTIC.names, COCO_PANOPTIC.things or (), COCO_PANOPTIC.evaluation_ids, strict=True)
+        names, things, ids = zip(*(row for row in rows if row[0] not in self.unknown), strict=True)
+        self.taxonomy = Taxonomy(names, ((0, 0, 0),) * len(names), things, evaluation_ids=ids)
+        self._records, self._blind = iter(opened), blind
+
+    def masks_and_maps(self, *arguments: Any) -> tuple[MaskPrediction, dict[str, Tensor]]:
+        record, count = next(self._records), self.taxonomy.num_classes
+        assert record.panoptic is not None
+        ids, segments = record.panoptic()
+        class_logits = torch.zeros(1, len(segments), count + 2)
+        for query, segment in enumerate(segments):
+            category, known = segment["category_id"], self.taxonomy.evaluation_ids
+            class_logits[0, query, known.index(category) if category in known else count] = 20
+            class_logits[0, query, -1] = 40 * self._blind
+        held = torch.stack([torch.from_numpy(ids == segment["id"]) for segment in segments])[None]
+        prediction = MaskPrediction(class_logits, torch.where(held, 20.0, -20.0), negative_class=True)
+        return prediction, {"eam": torch.zeros(1, *ids.shape)}
+
+
+def test_real_coco_images_that_are_seen_whole_are_100_and_not_at_all_0(real_data: Path, tmp_path: Path) -> None:
+    sample = real_data / "coco_panoptic_sample" / "sample_data"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/panoptic_val2017.json").symlink_to(sample / "panoptic_examples.json")
+    (tmp_path / "annotations/panoptic_val2017").symlink_to(sample / "panoptic_examples")
+    (tmp_path / "val2017").symlink_to(sample / "input_images")
+    opened = open_benchmark("coco_open_panoptic", tmp_path, "20")
+    categories = tuple({**each, "unknown": each["name"] in Seer.unknown} for each in opened.categories)
+    opened = replace(opened, categories=categories)
+    for blind, expected in ((False, 100), (True, 0)):
+        (row,) = measure_segments(Seer(opened, blind), opened, ["negative_class"], ["eam"], {})["segments"]
+        assert row["unknown"] == "negative_class"
+        for name in ("PQ", "SQ", "RQ", "PQ_known_things", "PQ_known_stuff", "PQ_unknown"):
+            assert row["panoptic"][name] == expected, name
+        # Void is nobody's, and the crowds that the model sees, of people, are forgiven.
+        counts = [sum(each[count] for each in row["panoptic"]["per_class"].values()) for count in ("TP", "FP", "FN")]
+        assert counts == ([0, 0, 47] if blind else [47, 0, 0])

@@ -413,6 +413,15 @@ def test_real_images_are_consistent_and_a_perfect_prediction_is_100(coco: Any) -
     assert sum(row["FP"] + row["FN"] for row in values["per_class"].values()) == 0  # three crowds are forgiven
 
 
+def test_an_empty_prediction_of_real_images_is_0_and_misses_no_crowd(coco: Any) -> None:
+    categories, scenes = coco
+    empty: list[Scene] = [(np.zeros_like(gt), [], gt, gt_segments) for _, _, gt, gt_segments in scenes]
+    values = measured(categories, *empty)
+    equal(values, oracle(categories, empty))
+    assert all(values[key] == 0 for key in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "PQ_known"))
+    assert [sum(row[count] for row in values["per_class"].values()) for count in ("TP", "FP", "FN")] == [0, 0, 47]
+
+
 def test_real_crowds_and_void_forgive_and_other_regions_do_not(coco: Any) -> None:
     """A false person, a copy of the real crowd of people, or a piece of void, grown over what is around it."""
     categories, scenes = coco

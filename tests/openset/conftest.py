@@ -26,18 +26,20 @@ def taxonomy() -> Taxonomy:
 def scene() -> Scenes:
     """``scene(seed, masks)``: boxes of many sizes, in float64, where no two values tie and rounding decides nothing.
 
-    Half of the masks are sure of a class, a quarter of *no object*, a quarter unsure.
+    Half of the masks are sure of a class, a quarter of *no object*, a quarter unsure. ``negative`` makes it one of a
+    model that has learned the class *negative*, of which masks are as often as of each of the five known ones.
     """
 
-    def make(seed: int, masks: int = 12, height: int = 12, width: int = 16) -> MaskPrediction:
+    def make(seed: int, masks: int = 12, height: int = 12, width: int = 16, negative: bool = False) -> MaskPrediction:
         generator = torch.Generator().manual_seed(seed)
 
         def random(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        class_logits = random(1, masks, 6)
-        favourite = torch.randint(0, 5, (masks,), generator=generator)
-        favourite[0::4] = 5
+        classes = 5 + negative
+        class_logits = random(1, masks, classes + 1)
+        favourite = torch.randint(0, classes, (masks,), generator=generator)
+        favourite[0::4] = classes
         lead = 6 + 2 * random(masks)
         lead[1::4] = 0
         class_logits[0, range(masks), favourite] += lead
@@ -47,6 +49,6 @@ def scene() -> Scenes:
         vertical = (rows - centre[0] * height).abs() / height - extent[0]
         horizontal = (columns - centre[1] * width).abs() / width - extent[1]
         mask_logits = -30 * torch.maximum(vertical, horizontal) + random(masks, height, width) / 4
-        return MaskPrediction(class_logits, mask_logits[None])
+        return MaskPrediction(class_logits, mask_logits[None], negative_class=negative)
 
     return make

@@ -17,24 +17,38 @@ from torch.profiler import ProfilerActivity, profile
 from outmask import scores
 from outmask.errors import OutmaskError
 from outmask.metrics import PanopticQuality
+from outmask.openset import tiles
 from outmask.openset.panoptic import Panoptic, known_segments, open_set_panoptic
-from outmask.openset.unknown_objects import Components, Finder, Mining, PreferredMask
+from outmask.openset.unknown_objects import Components, Finder, Mining, NegativeClass, PreferredMask
 from outmask.types import MaskPrediction, Taxonomy
 
 Scenes = Callable[..., MaskPrediction]
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
-WAYS: tuple[Finder, ...] = (PreferredMask(20), Mining(0.3, 3, 0.2), Components(20))
+WAYS: tuple[Finder, ...] = (
+    PreferredMask(20),
+    Mining(0.3, 3, 0.2),
+    Mining(0.3, 3, overlap=0),
+    Mining(0.3, 3, 0.2, compare_entropy=False),
+    Components(20),
+    NegativeClass(),
+)
+
+
+@st.composite
+def ways_and_seeds(draw: st.DrawFn) -> tuple[Finder, int, bool]:
+    """A way, a scene's seed, and whether the scene is of a model with the class *negative*, as one way asks for."""
+    way = draw(st.sampled_from(WAYS))
+    return way, draw(st.integers(0, 2**20)), isinstance(way, NegativeClass) or draw(st.booleans())
 
 
 def literal(
     prediction: MaskPrediction, taxonomy: Taxonomy, size: tuple[int, int]
 ) -> tuple[NDArray[np.int32], dict[int, int]]:
-    """Mask2Former's ``panoptic_inference``, step by step: the map, and each id's class."""
+    """Mask2Former's ``panoptic_inference``, step by step: the map, and each id's class; *negative* is a thing."""
     masks = F.interpolate(prediction.mask_logits, size, mode="bilinear", align_corners=False)[0].sigmoid().numpy()
     probabilities = prediction.class_logits[0].softmax(-1).numpy()
-    queries = [
-        query for query, row in enumerate(probabilities) if row.argmax() != prediction.num_classes and row.max() > 0.8
-    ]
+    no_object = probabilities.shape[1] - 1
+    queries = [query for query, row in enumerate(probabilities) if row.argmax() != no_object and row.max() > 0.8]
     ids, classes, stuff = np.zeros(size, np.int32), {}, {}
     if not queries:
         return ids, classes
@@ -50,7 +64,7 @@ def literal(
             continue
         assert taxonomy.things is not None
         classes[len(classes) + 1] = class_
-        if not taxonomy.things[class_]:
+        if not (*taxonomy.things, True)[class_]:
             stuff[class_] = len(classes)
         ids[mask] = len(classes)
     return ids, classes
@@ -64,7 +78,9 @@ def same_partition(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
 
 def permuted(prediction: MaskPrediction, seed: int) -> MaskPrediction:
     order = torch.randperm(prediction.class_logits.shape[1], generator=torch.Generator().manual_seed(seed))
-    return MaskPrediction(prediction.class_logits[:, order], prediction.mask_logits[:, order])
+    return replace(
+        prediction, class_logits=prediction.class_logits[:, order], mask_logits=prediction.mask_logits[:, order]
+    )
 
 
 def anomaly(prediction: MaskPrediction, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -143,19 +159,58 @@ def test_masks_that_are_unsure_or_of_no_object_are_dropped(taxonomy: Taxonomy) -
     assert known_segments(bands([9.0], classes=(5,)), taxonomy, (2, 3)).ids.tolist() == [[0] * 3] * 2
 
 
-def test_a_negative_class_is_no_object(taxonomy: Taxonomy) -> None:
-    class_logits = torch.zeros(1, 2, 7)
-    class_logits[0, 0, 5] = class_logits[0, 1, 3] = 9
-    prediction = MaskPrediction(class_logits, torch.ones(1, 2, 2, 2), negative_class=True)
-    assert known_segments(prediction, taxonomy, (2, 2)).classes == [(3, pytest.approx(1, abs=1e-3))]
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**20), masks=st.integers(1, 20), size=SIZES)
+def test_masks_of_the_negative_class_are_unknown_by_the_same_rule(
+    scene: Scenes, taxonomy: Taxonomy, seed: int, masks: int, size: tuple[int, int]
+) -> None:
+    """Mask2Former's rule where *negative* is one class of things more, class 5."""
+    prediction = scene(seed, masks, negative=True)
+    ids, classes = literal(prediction, taxonomy, size)
+    found = open_set_panoptic(prediction, taxonomy, np.zeros(size, np.float32), unknown="negative_class")
+    assert same_partition(found.ids, ids)
+    for segment in found.segments:
+        expected = classes[int(ids[found.ids == segment.id][0])]
+        assert (segment.class_id, segment.is_unknown) == (expected, expected == 5)
+
+
+def test_random_scenes_have_negative_masks_that_compete(scene: Scenes, taxonomy: Taxonomy) -> None:
+    """Otherwise the comparison above would say little: found, several in a scene, and pixels that known ones lose."""
+    found = several = lost = 0
+    for seed in range(100):
+        prediction, size = scene(seed, negative=True), (24, 32)
+        objects = open_set_panoptic(prediction, taxonomy, np.zeros(size, np.float32), unknown="negative_class")
+        count = sum(segment.is_unknown for segment in objects.segments)
+        without = MaskPrediction(prediction.known_class_logits(), prediction.mask_logits)
+        alone = known_segments(without, taxonomy, size).ids > 0
+        found += count > 0
+        several += count > 1
+        lost += bool((alone & unknown(objects)).any())
+    assert min(found, several, lost) >= 5
+
+
+def test_a_negative_mask_competes_for_pixels_and_what_it_wins_is_void_or_an_unknown_object(taxonomy: Taxonomy) -> None:
+    # A car of 10 pixels loses 2 of them, or 3 and so itself, to a negative mask, which needs the same probability.
+    for won, lead, expected in ((2, 9.0, [2] * 2 + [1] * 8), (3, 9.0, [1] * 3 + [0] * 7), (3, 2.0, [1] * 10)):
+        class_logits = torch.zeros(1, 2, 7, dtype=torch.float64)
+        class_logits[0, 0, 3], class_logits[0, 1, 5] = 6, lead
+        mask_logits = bands([2.0] * 10, [9.0] * won + [-9.0] * (10 - won)).mask_logits
+        prediction = MaskPrediction(class_logits, mask_logits, negative_class=True)
+        score = np.arange(10, dtype=np.float32)[None]
+        found = open_set_panoptic(prediction, taxonomy, score, unknown="negative_class")
+        assert found.ids.tolist() == [expected]
+        known = known_segments(prediction, taxonomy, (1, 10)).ids
+        np.testing.assert_array_equal(known, np.where(unknown(found), 0, found.ids))
+        assert [segment.score for segment in found.segments if segment.is_unknown] == ([(won - 1) / 2] * (lead > 6))
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**20), size=SIZES, way=st.sampled_from(WAYS), share=st.floats(0, 1))
+@given(case=ways_and_seeds(), size=SIZES, share=st.floats(0, 1))
 def test_every_pixel_has_one_segment_or_void_and_known_ones_stay(
-    scene: Scenes, taxonomy: Taxonomy, seed: int, size: tuple[int, int], way: Finder, share: float
+    scene: Scenes, taxonomy: Taxonomy, case: tuple[Finder, int, bool], size: tuple[int, int], share: float
 ) -> None:
-    prediction = scene(seed)
+    way, seed, negative = case
+    prediction = scene(seed, negative=negative)
     score = anomaly(prediction, size)
     threshold = float(np.quantile(score, share))
     found = open_set_panoptic(prediction, taxonomy, score, threshold, way)
@@ -179,11 +234,12 @@ def test_every_pixel_has_one_segment_or_void_and_known_ones_stay(
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**20), size=SIZES, way=st.sampled_from(WAYS), order=st.integers(0, 2**20))
+@given(case=ways_and_seeds(), size=SIZES, order=st.integers(0, 2**20))
 def test_the_order_of_the_masks_changes_nothing(
-    scene: Scenes, taxonomy: Taxonomy, seed: int, size: tuple[int, int], way: Finder, order: int
+    scene: Scenes, taxonomy: Taxonomy, case: tuple[Finder, int, bool], size: tuple[int, int], order: int
 ) -> None:
-    prediction = scene(seed)
+    way, seed, negative = case
+    prediction = scene(seed, negative=negative)
     score = anomaly(prediction, size)
     one, other = (
         open_set_panoptic(each, taxonomy, score, -0.5, way) for each in (prediction, permuted(prediction, order))
@@ -203,18 +259,53 @@ def test_saturated_masks_tie_in_favour_of_the_surer_class(taxonomy: Taxonomy) ->
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**20),
+    case=ways_and_seeds(),
     size=SIZES,
-    way=st.sampled_from(WAYS),
     thresholds=st.lists(st.floats(-1.5, 0.1), min_size=2, max_size=2).map(sorted),
 )
 def test_a_higher_threshold_never_adds_an_unknown_pixel(
-    scene: Scenes, taxonomy: Taxonomy, seed: int, size: tuple[int, int], way: Finder, thresholds: list[float]
+    scene: Scenes, taxonomy: Taxonomy, case: tuple[Finder, int, bool], size: tuple[int, int], thresholds: list[float]
 ) -> None:
-    prediction = scene(seed)
+    way, seed, negative = case
+    prediction = scene(seed, negative=negative)
     score = anomaly(prediction, size)
     low, high = (unknown(open_set_panoptic(prediction, taxonomy, score, each, way)) for each in thresholds)
     assert not (high & ~low).any()
+
+
+def framed(prediction: MaskPrediction, rows: int, columns: int) -> MaskPrediction:
+    """A scene's 12 x 16 mask pixels in 40 x 48, from there on; all around it is sure road, which no mask else holds."""
+    masks = torch.full((1, prediction.mask_logits.shape[1] + 1, 40, 48), -30.0, dtype=torch.float64)
+    masks[:, -1] = 30
+    masks[:, :-1, rows : rows + 12, columns : columns + 16] = prediction.mask_logits
+    masks[:, -1, rows : rows + 12, columns : columns + 16] = -30
+    road = torch.zeros_like(prediction.class_logits[:, :1])
+    road[..., 0] = 60
+    return replace(prediction, class_logits=torch.cat([prediction.class_logits, road], 1), mask_logits=masks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=ways_and_seeds(), down=st.integers(0, 26), right=st.integers(0, 30))
+def test_a_scene_that_moves_by_whole_pixels_of_its_masks_keeps_its_segments(
+    scene: Scenes, taxonomy: Taxonomy, case: tuple[Finder, int, bool], down: int, right: int
+) -> None:
+    """Whole tiles among them, which are 8 rows of the output and more: the fewer masks, the more."""
+    way, seed, negative = case
+    size = (80, 96)
+    prediction = scene(seed, negative=negative)
+    first, moved = (framed(prediction, 1 + rows, 1 + columns) for rows, columns in ((0, 0), (down, right)))
+    score, by = anomaly(first, size), (2 * down, 2 * right)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_TILE_BYTES", 8 * 13 * 96 * 8)
+        one = open_set_panoptic(first, taxonomy, score, -0.5, way)
+        other = open_set_panoptic(moved, taxonomy, np.roll(score, by, (0, 1)), -0.5, way)
+    np.testing.assert_array_equal(np.roll(one.ids, by, (0, 1)), other.ids)
+    for segment, after in zip(one.segments, other.segments, strict=True):
+        assert after.score == pytest.approx(segment.score)
+        x, y, *extent = segment.bbox
+        if segment.class_id != 0:  # the road is everywhere
+            assert after.bbox == (x + by[1], y + by[0], *extent)
+        assert replace(after, bbox=segment.bbox, score=segment.score) == segment
 
 
 def unknown(panoptic: Panoptic) -> NDArray[np.bool_]:
@@ -240,6 +331,9 @@ def test_masks_are_never_held_at_full_size(taxonomy: Taxonomy, way: Finder) -> N
     class_logits = torch.zeros(1, 100, 6)
     class_logits[0, range(100), [index % 6 for index in range(100)]] = 9
     prediction = MaskPrediction(class_logits, torch.randn(1, 100, 8, 32, generator=generator) * 9)
+    if isinstance(way, NegativeClass):
+        taxonomy = Taxonomy(taxonomy.names[:4], taxonomy.colors[:4], (False, False, False, True))
+        prediction = replace(prediction, negative_class=True)
     score = anomaly(prediction, (256, 1024))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         open_set_panoptic(prediction, taxonomy, score, -2.0, way)
@@ -260,4 +354,6 @@ def test_what_does_not_fit_is_refused(scene: Scenes, taxonomy: Taxonomy) -> None
         open_set_panoptic(prediction, taxonomy, score, 0.0, "minning")  # type: ignore[arg-type]
     with pytest.raises(OutmaskError, match="above a threshold of the score: give one"):
         open_set_panoptic(prediction, taxonomy, score)
+    with pytest.raises(OutmaskError, match="this model has none: find them by preferred_mask, mining or components"):
+        open_set_panoptic(prediction, taxonomy, score, unknown="negative_class")
     open_set_panoptic(prediction, taxonomy, score, unknown="mining")

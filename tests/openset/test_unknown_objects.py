@@ -1,4 +1,4 @@
-"""The three ways to find unknown objects against literal implementations, and their rules one at a time."""
+"""The ways to find unknown objects against literal implementations, and their rules one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from outmask.errors import OutmaskError
-from outmask.openset.unknown_objects import Components, Finder, Mining, PreferredMask, finder
+from outmask.openset.unknown_objects import Components, Finder, Mining, NegativeClass, PreferredMask, finder
 from outmask.types import MaskPrediction, Taxonomy
 
 Scenes = Callable[..., MaskPrediction]
@@ -59,12 +59,18 @@ def literal_mining(prediction: MaskPrediction, taxonomy: Taxonomy, free: Mask, s
         overlaps = [(component & (mask >= 0.5)).sum() / (component | (mask >= 0.5)).sum() for mask in masks]
         if max(overlaps) < settings.overlap:
             continue
-        row = probabilities[int(np.argmax(overlaps))]
-        entropy = -row * np.log(row)
-        things = [entropy[class_] for class_ in range(5) if taxonomy.things and taxonomy.things[class_]]
-        stuff = [entropy[class_] for class_ in range(5) if taxonomy.things and not taxonomy.things[class_]]
-        if np.mean(things) < np.mean(stuff):
+        if not settings.compare_entropy:
             objects.append(component)
+            continue
+        if max(overlaps) == 0:
+            continue
+        for row, overlap in zip(probabilities, overlaps, strict=True):
+            entropy = -row * np.log(row)
+            things = [entropy[class_] for class_ in range(5) if taxonomy.things and taxonomy.things[class_]]
+            stuff = [entropy[class_] for class_ in range(5) if taxonomy.things and not taxonomy.things[class_]]
+            if overlap == max(overlaps) and np.mean(things) < np.mean(stuff):
+                objects.append(component)
+                break
     return objects
 
 
@@ -84,14 +90,19 @@ def as_set(objects: list[Mask]) -> set[bytes]:
     seed=st.integers(0, 2**20),
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     area=st.integers(1, 60),
-    components=st.integers(1, 4),
+    mining=st.builds(
+        Mining,
+        background=st.just(0.3),
+        components=st.integers(1, 4),
+        overlap=st.sampled_from([0, 0.1]),
+        compare_entropy=st.booleans(),
+    ),
 )
 def test_each_way_is_the_literal_one(
-    scene: Scenes, taxonomy: Taxonomy, seed: int, size: tuple[int, int], area: int, components: int
+    scene: Scenes, taxonomy: Taxonomy, seed: int, size: tuple[int, int], area: int, mining: Mining
 ) -> None:
     prediction = scene(seed)
     free, anomalous = regions(seed, size), regions(seed + 1, size)
-    mining = Mining(background=0.3, components=components, overlap=0.1)
     for way, expected in (
         (PreferredMask(area), literal_preferred(prediction, free, anomalous, area)),
         (Components(area), literal_components(free, anomalous, area)),
@@ -111,15 +122,16 @@ def test_each_way_is_the_literal_one(
 def test_random_scenes_have_objects_to_mine(scene: Scenes, taxonomy: Taxonomy) -> None:
     """Otherwise the comparison above would say little: found, without overlap, and more certain of stuff."""
     everywhere = np.ones((24, 32), np.bool_)
-    counts = np.zeros(3, int)
+    ways = (Mining(0.3, 9, 0.9), Mining(0.3, 9, 0.1), Mining(0.3, 9, 0), Mining(0.3, 9, 0, compare_entropy=False))
+    counts = np.zeros(len(ways) + 1, int)
     for seed in range(40):
-        for index, mining in enumerate((Mining(0.3, 9, 0.1), Mining(0.3, 9, 0.9))):
+        for index, mining in enumerate(ways):
             counts[index] += mining(scene(seed), taxonomy, everywhere, everywhere).max()
         swapped = replace(taxonomy, things=tuple(not thing for thing in taxonomy.things or ()))
-        counts[2] += Mining(0.3, 9, 0.1)(scene(seed), swapped, everywhere, everywhere).max()
-    assert counts[0] >= 10
-    assert counts[1] < counts[0]
-    assert counts[2] >= 10
+        counts[-1] += Mining(0.3, 9, 0.1)(scene(seed), swapped, everywhere, everywhere).max()
+    assert counts[1] >= 10
+    assert counts[0] < counts[1] < counts[2] < counts[3]  # each step takes some away
+    assert counts[-1] >= 10
 
 
 def boxes(*logits: NDArray[np.float64], classes: tuple[tuple[float, ...], ...]) -> MaskPrediction:
@@ -184,6 +196,49 @@ def test_a_candidate_needs_a_mask_that_overlaps_it(taxonomy: Taxonomy, right: in
     assert Mining(overlap=0.5)(prediction, taxonomy, EVERYWHERE, NOTHING).max() == found
 
 
+def test_each_step_of_mining_can_be_left_out(taxonomy: Taxonomy) -> None:
+    """A candidate that one mask of STUFF overlaps little, and one that no mask touches."""
+    prediction = boxes(box(8, 11), box(0, 2), classes=(ROAD, STUFF))
+    for way, expected in (
+        (Mining(), []),
+        (Mining(overlap=0), []),
+        (Mining(overlap=0.25, compare_entropy=False), [1] * 8 + [0] * 12),
+        (Mining(overlap=0.26, compare_entropy=False), []),
+        (Mining(overlap=0, compare_entropy=False), [2] * 8 + [0] * 3 + [1] * 9),
+        (Mining(overlap=0, compare_entropy=False, components=1), [0] * 11 + [1] * 9),
+    ):
+        ids = way(prediction, taxonomy, EVERYWHERE, NOTHING)
+        assert ids[0].tolist() == (expected or [0] * 20), way
+    prediction = boxes(box(8, 11), box(0, 2), classes=(ROAD, THING))
+    assert Mining(overlap=0)(prediction, taxonomy, EVERYWHERE, NOTHING)[0].tolist() == [1] * 8 + [0] * 12
+    for things in (None, (True,) * 5):  # nothing to compare, and nothing is
+        replaced = replace(taxonomy, things=things)
+        assert Mining(overlap=0, compare_entropy=False)(prediction, replaced, EVERYWHERE, NOTHING).max() == 2
+
+
+def test_of_equally_good_masks_one_that_is_more_certain_of_things_is_enough(taxonomy: Taxonomy) -> None:
+    for classes in ((ROAD, THING, STUFF), (ROAD, STUFF, THING)):
+        prediction = boxes(box(0, 8), box(8, 20), box(8, 20), classes=classes)
+        assert Mining()(prediction, taxonomy, EVERYWHERE, NOTHING)[0].tolist() == [0] * 8 + [1] * 12
+
+
+def test_objects_of_the_negative_class_lie_where_no_known_segment_does(taxonomy: Taxonomy) -> None:
+    # Two masks of the class, the first of which known segments hold whole, and one that is unsure of it.
+    sure, unsure = (0.01, 0.01, 0.01, 0.01, 0.01, 0.94, 0.01), (0.05, 0.05, 0.05, 0.05, 0.05, 0.75, 0.0)
+    logits = np.array([box(0, 5), box(5, 12), box(12, 20)])
+    prediction = MaskPrediction(
+        torch.tensor([[sure, sure, unsure]], dtype=torch.float64).log(), torch.from_numpy(logits)[None], (), True
+    )
+    free = EVERYWHERE.copy()
+    free[:, :6] = False
+    ids = NegativeClass()(prediction, taxonomy, free, NOTHING)
+    assert ids[0].tolist() == [0] * 6 + [1] * 6 + [0] * 8
+    assert NegativeClass()(prediction, taxonomy, EVERYWHERE, NOTHING)[0].tolist() == [1] * 5 + [2] * 7 + [0] * 8
+    assert finder("negative_class") == NegativeClass()
+    with pytest.raises(OutmaskError, match="this model has none: find them by preferred_mask, mining or components"):
+        NegativeClass()(boxes(box(0, 20), classes=(THING,)), taxonomy, EVERYWHERE, NOTHING)
+
+
 def test_only_the_largest_components_are_candidates(taxonomy: Taxonomy) -> None:
     prediction = boxes(box(5, 8), box(0, 5), box(8, 20), classes=(ROAD, THING, THING))
     assert Mining(components=2)(prediction, taxonomy, EVERYWHERE, NOTHING)[0].tolist() == [2] * 5 + [0] * 3 + [1] * 12
@@ -202,16 +257,16 @@ def test_where_nothing_is_known_everything_is_background(taxonomy: Taxonomy) -> 
     assert (Mining()(prediction, taxonomy, EVERYWHERE, NOTHING) == 1).all()
 
 
-@pytest.mark.parametrize("way", [PreferredMask(1), Components(1), Mining()])
+@pytest.mark.parametrize("way", [PreferredMask(1), Components(1), Mining(), Mining(overlap=0), NegativeClass()])
 def test_nothing_is_found_where_nothing_is_free(scene: Scenes, taxonomy: Taxonomy, way: Finder) -> None:
-    assert not way(scene(1), taxonomy, NOTHING, EVERYWHERE).any()
+    assert not way(scene(1, negative=True), taxonomy, NOTHING, EVERYWHERE).any()
 
 
 def test_settings_out_of_range_and_classes_of_one_kind_are_refused(scene: Scenes, taxonomy: Taxonomy) -> None:
     for make in (lambda: PreferredMask(0), lambda: Components(0)):
         with pytest.raises(OutmaskError, match="at least 1 pixel, got minimum_area 0"):
             make()
-    for make in (lambda: Mining(background=1), lambda: Mining(components=0), lambda: Mining(overlap=0)):
+    for make in (lambda: Mining(background=1), lambda: Mining(components=0), lambda: Mining(overlap=-0.1)):
         with pytest.raises(OutmaskError, match="mining needs"):
             make()
     for things in (None, (True,) * 5):

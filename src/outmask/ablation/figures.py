@@ -1,14 +1,16 @@
-"""Pictures of an ablation: where the attention of its models does not go (Mask2Anomaly figure 12)."""
+"""Figures of an ablation: where the attention of its models does not go (Mask2Anomaly figure 12), and pictures side by
+side."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from outmask.errors import OutmaskError
@@ -42,6 +44,28 @@ def attention_figure(segmenters: Mapping[str, Segmenter], image: NDArray[np.uint
             _draw(panel, map_, f"{map_.shape[1]}x{map_.shape[0]}", image.shape)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def pictures_figure(lines: Sequence[Mapping[str, NDArray[np.uint8]]]) -> bytes:
+    """Pictures in lines and columns, as JPEG.
+
+    Args:
+        lines: of each line its ``(H, W, 3)`` uint8 RGB pictures by their titles, which are those of the first line.
+    """
+    height, width = next(iter(lines[0].values())).shape[:2]
+    size = (_PANEL_WIDTH * len(lines[0]), (_PANEL_WIDTH * height / width) * len(lines) + _TITLE_HEIGHT)
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=layout, dpi=2 * _DOTS_PER_INCH)
+    grid = figure.subplots(len(lines), len(lines[0]), squeeze=False)
+    for panels, line in zip(grid, lines, strict=True):
+        for panel, (title, picture) in zip(panels, line.items(), strict=True):
+            panel.imshow(picture)
+            panel.set_axis_off()
+            if line is lines[0]:
+                panel.set_title(title, fontsize=10)
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
     return file.getvalue()
 
 

@@ -4,105 +4,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from outmask.ablation.entries import (
+    BenchmarkEntry,
+    HistogramEntry,
+    PicturesEntry,
+    Quick,
+    Row,
+    TableEntry,
+    Way,
+)
 from outmask.errors import OutmaskError
 from outmask.openset import inference
 
 _BUNDLED = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class BenchmarkEntry:
-    """One benchmark.
-
-    Attributes:
-        label: what the tables call it.
-        name: as of ``outmask evaluate --benchmark``.
-        root: its folder, relative to the data's.
-        split: its split; by default the one that papers report.
-        anomaly_id: of ``folder``: the anomalies' label value.
-    """
-
-    label: str
-    name: str
-    root: str
-    split: str | None = None
-    anomaly_id: int | None = None
-
-    @property
-    def slug(self) -> str:
-        """The label as a file's stem."""
-        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Another way to use the same model.
-
-    Attributes:
-        label: what tables call it, after the row's name: ``ROW/LABEL``.
-        refine: lower the scores in confident masks of ``"stuff"``, or of ``"things"`` (Mask2Anomaly table V(d)).
-    """
-
-    label: str
-    refine: Literal["stuff", "things"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One recipe, trained with every seed.
-
-    Attributes:
-        name: of the row and its folder.
-        recipe: a YAML file, relative to the grid's, or a bundled recipe's name.
-        scores: that are measured of it, and detectors; those with statistics need them in the model's folder.
-        start_from: an earlier row, whose model of the same seed is fine-tuned.
-        variants: that are measured beside the model as it is.
-    """
-
-    name: str
-    recipe: str
-    scores: list[str]
-    start_from: str | None = None
-    variants: list[Variant] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TableEntry:
-    """A table of the report.
-
-    Attributes:
-        title: its heading.
-        rows: names of rows, ``ROW/VARIANT`` for a variant, in their order.
-        scores: to show, of those that the rows have.
-    """
-
-    title: str
-    rows: list[str]
-    scores: list[str]
-
-
-@dataclass(frozen=True)
-class HistogramEntry:
-    """A figure of the report: how a score is distributed over known and anomaly pixels (Mask2Anomaly figure 14).
-
-    Attributes:
-        title: its heading.
-        rows: names of rows, as in tables, a panel for each.
-        benchmark: a benchmark's label.
-        score: which all of the rows have.
-    """
-
-    title: str
-    rows: list[str]
-    benchmark: str
-    score: str
+_QUICK = (
+    "**Made with `--quick`: few iterations, few images, one seed. These numbers show that the machinery works, not "
+    "what the methods can do.**"
+)
 
 
 @dataclass(frozen=True)
@@ -113,9 +38,13 @@ class Grid:
         seeds: of every row.
         benchmarks: that every model meets.
         rows: what is trained.
-        tables, histograms: what the report shows.
+        ways: to find unknown objects, which rows name.
+        tables, histograms, pictures: what the report shows.
         attention: rows of mask transformers whose negative attention the report shows, of the first seed (Mask2Anomaly
             figure 12).
+        name: stem of the report's files.
+        title, text: of the report.
+        quick: how it is done quickly; None where it can't be.
 
     Raises:
         OutmaskError: on names that repeat, mean nothing or can't name files, and on unknown scores.
@@ -124,9 +53,15 @@ class Grid:
     seeds: list[int]
     benchmarks: list[BenchmarkEntry]
     rows: list[Row]
+    ways: list[Way] = field(default_factory=list)
     tables: list[TableEntry] = field(default_factory=list)
     histograms: list[HistogramEntry] = field(default_factory=list)
+    pictures: PicturesEntry | None = None
     attention: list[str] = field(default_factory=list)
+    name: str = "ablation"
+    title: str = "Ablation"
+    text: str = ""
+    quick: Quick | None = None
 
     def __post_init__(self) -> None:
         for what, members in (("seeds", self.seeds), ("benchmarks", self.benchmarks), ("rows", self.rows)):
@@ -134,31 +69,89 @@ class Grid:
                 raise OutmaskError(f"{what} is empty: name at least one")
         _refuse_repeated("seeds", self.seeds)
         _refuse_repeated("benchmarks' labels", (entry.slug for entry in self.benchmarks))
+        _refuse_repeated("ways' labels", (way.label for way in self.ways))
         _refuse_repeated("rows", (row.name for row in self.rows))
+        if not re.fullmatch(r"\w[\w-]*", self.name):
+            raise OutmaskError(f"name {self.name!r} can't name files: take letters, digits, _ and -")
+        for way in self.ways:
+            for score in way.scores:
+                inference.check(score)
         earlier: set[str] = set()
         for row in self.rows:
             _check_row(row, earlier)
+            _refuse_strangers(f"row {row.name!r}", "way", row.ways, [way.label for way in self.ways])
             earlier.add(row.name)
-        measured = {label: row.scores for row in self.rows for label in labels(row)}
         for table in self.tables:
-            for name in table.rows:
-                if name not in measured:
-                    raise OutmaskError(f"table {table.title!r}: there is no row {name!r} among {', '.join(measured)}")
-                if not set(table.scores) & set(measured[name]):
-                    raise OutmaskError(
-                        f"table {table.title!r}: row {name!r} has none of its scores {', '.join(table.scores)}"
-                    )
+            self._check_table(table)
         for histogram in self.histograms:
-            if histogram.benchmark not in (known := [entry.label for entry in self.benchmarks]):
-                raise OutmaskError(
-                    f"histogram {histogram.title!r}: there is no benchmark {histogram.benchmark!r} among "
-                    + ", ".join(known)
-                )
-            for name in histogram.rows:
-                if histogram.score not in measured.get(name, ()):
-                    raise OutmaskError(f"histogram {histogram.title!r}: no row {name!r} with score {histogram.score}")
-        if strangers := [name for name in self.attention if name not in earlier]:
-            raise OutmaskError(f"attention: there is no row {strangers[0]!r} among {', '.join(earlier)}")
+            self._check_histogram(histogram)
+        if self.pictures is not None:
+            self._check_pictures(self.pictures)
+        if self.quick is not None:
+            _check_quick(self.quick)
+        _refuse_strangers("attention", "row", self.attention, [row.name for row in self.rows])
+
+    def way(self, label: str) -> Way:
+        """The way of that label."""
+        return next(way for way in self.ways if way.label == label)
+
+    def shortened(self) -> Grid:
+        """The grid that is done quickly; recipes are shortened by ``outmask.ablation.runs.plan``.
+
+        Raises:
+            OutmaskError: where the grid does not say how.
+        """
+        if self.quick is None:
+            raise OutmaskError("this grid can't be done quickly: it has no 'quick', which says how")
+        return replace(
+            self,
+            seeds=self.seeds[: self.quick.seeds],
+            benchmarks=[replace(entry, images=self.quick.images) for entry in self.benchmarks],
+            text="\n\n".join(filter(None, (_QUICK, self.text))),
+        )
+
+    def _check_table(self, table: TableEntry) -> None:
+        where = f"table {table.title!r}"
+        if table.shows == "scores":
+            measured = {label: row.scores for row in self.rows for label in labels(row)}
+        else:
+            measured = {row.name: row.scores for row in self.rows}
+        _refuse_strangers(where, "row", table.rows, list(measured))
+        if table.shows in ("scores", "open_iou", "thresholds"):
+            for name in table.rows:
+                if not set(table.scores) & set(measured[name]):
+                    raise OutmaskError(f"{where}: row {name!r} has none of its scores {', '.join(table.scores)}")
+        if table.shows == "open_iou" and not any(entry.open_iou for entry in self.benchmarks):
+            raise OutmaskError(f"{where}: no benchmark has open_iou")
+        if table.shows == "thresholds" and not any(entry.calibration for entry in self.benchmarks):
+            raise OutmaskError(f"{where}: no benchmark has a calibration split")
+        if table.shows == "unknown_objects":
+            self._check_ways(where, table.rows, table.ways)
+        if table.shows == "known_segments":
+            for row in self.rows:
+                if row.name in table.rows and not row.ways:
+                    raise OutmaskError(f"{where}: row {row.name!r} has no ways, so that no segments are measured")
+
+    def _check_histogram(self, histogram: HistogramEntry) -> None:
+        where = f"histogram {histogram.title!r}"
+        _refuse_strangers(where, "benchmark", [histogram.benchmark], [entry.label for entry in self.benchmarks])
+        measured = {label: row.scores for row in self.rows for label in labels(row)}
+        for name in histogram.rows:
+            if histogram.score not in measured.get(name, ()):
+                raise OutmaskError(f"{where}: no row {name!r} with score {histogram.score}")
+
+    def _check_pictures(self, pictures: PicturesEntry) -> None:
+        if pictures.scenes < 1:
+            raise OutmaskError(f"pictures: scenes must be at least 1, got {pictures.scenes}")
+        _refuse_strangers("pictures", "benchmark", [pictures.benchmark], [entry.label for entry in self.benchmarks])
+        _refuse_strangers("pictures", "row", pictures.rows, [row.name for row in self.rows])
+        self._check_ways("pictures", pictures.rows, pictures.ways)
+
+    def _check_ways(self, where: str, rows: Sequence[str], ways: Sequence[str]) -> None:
+        _refuse_strangers(where, "way", ways, [way.label for way in self.ways])
+        for row in self.rows:
+            if row.name in rows and not set(ways) & set(row.ways):
+                raise OutmaskError(f"{where}: row {row.name!r} has none of its ways {', '.join(ways)}")
 
 
 def labels(row: Row) -> list[str]:
@@ -203,6 +196,18 @@ def _check_row(row: Row, earlier: set[str]) -> None:
         raise OutmaskError(f"row {row.name!r}: name at least one score")
     for score in row.scores:
         inference.check(score)
+
+
+def _check_quick(quick: Quick) -> None:
+    if quick.seeds < 1 or quick.images < 1 or not 0 < quick.iterations <= 1:
+        raise OutmaskError(
+            f"quick needs at least 1 seed, at least 1 image and a share of iterations up to 1, got {quick}"
+        )
+
+
+def _refuse_strangers(where: str, what: str, names: Iterable[str], known: Sequence[str]) -> None:
+    if strangers := [name for name in names if name not in known]:
+        raise OutmaskError(f"{where}: there is no {what} {strangers[0]!r} among {', '.join(known)}")
 
 
 def _refuse_repeated(what: str, names: Iterable[object]) -> None:

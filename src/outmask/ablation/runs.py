@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from outmask.ablation.grid import Grid, Row
+from outmask.ablation.entries import Quick, Row
+from outmask.ablation.grid import Grid
 from outmask.checkpoints.folder import CONFIG, WEIGHTS, read_config
 from outmask.errors import OutmaskError
 from outmask.models.architectures import MASK2FORMER
@@ -24,6 +25,9 @@ from outmask.training.run import PLACES, read_recipe, train
 
 _RECIPE = "recipe.yaml"
 """What a training keeps of its settings, in its folder."""
+
+_NEGATIVE_CLASS = "negative_class"
+"""A loss on pasted objects, and the way to find unknown ones by the class that it trains."""
 
 _TEXTS = ("licence", "reproduces")
 """What a recipe says of its model, beside what it trains."""
@@ -76,13 +80,21 @@ class Run:
         return (self.model / CONFIG).is_file()
 
 
-def plan(grid: Grid, data_root: Path, out: Path) -> list[Run]:
+def plan(grid: Grid, data_root: Path, out: Path, quick: Quick | None = None) -> list[Run]:
     """All runs of a grid, seed by seed, each after the one that it starts from.
+
+    Args:
+        grid: its rows and seeds.
+        data_root: the folder that the recipes' datasets are relative to.
+        out: the folder of the runs.
+        quick: how the recipes are shortened, if they are.
 
     Raises:
         OutmaskError: on a recipe that can't be read, or that gives its own ``start_from`` beside the row's.
     """
     recipes = {row.name: _recipe(row, data_root) for row in grid.rows}
+    if quick is not None:
+        recipes = {name: _shortened(recipe, quick) for name, recipe in recipes.items()}
     runs: dict[tuple[str, int], Run] = {}
     for seed in grid.seeds:
         for row in grid.rows:
@@ -102,6 +114,17 @@ def _recipe(row: Row, data_root: Path) -> Recipe:
     if row.start_from is not None and recipe.start_from is not None:
         raise OutmaskError(f"row {row.name!r}: both the row and {row.recipe} say what to start from: leave one out")
     return recipe
+
+
+def _shortened(recipe: Recipe, quick: Quick) -> Recipe:
+    iterations = max(1, round(quick.iterations * recipe.iterations))
+    return replace(
+        recipe,
+        iterations=iterations,
+        warmup=round(quick.iterations * recipe.warmup),
+        chunk=min(recipe.chunk, iterations),
+        validation_images=min(recipe.validation_images or quick.images, quick.images),
+    )
 
 
 def check_grid(grid: Grid, out: Path) -> None:
@@ -160,18 +183,27 @@ def _comparable(recipe: Recipe, name: str) -> Any:
     return getattr(recipe, name)
 
 
-def check_kinds(runs: Sequence[Run], attention: Sequence[str]) -> None:
+def check_kinds(runs: Sequence[Run], grid: Grid) -> None:
     """Refuse what models can't give before they are trained, not after.
 
     Args:
         runs: all of a grid's.
-        attention: names of the rows whose attention is to be drawn.
+        grid: says what is asked of them.
 
     Raises:
-        OutmaskError: names a row of per-pixel models with scores of masks, variants or attention, or one of mask models
-            with scores of pixels.
+        OutmaskError: names a row of per-pixel models with scores of masks, variants, ways or attention, one of mask
+            models with scores of pixels, or one whose loss does not train the class that a way asks for.
     """
+    attention = grid.attention
     for run in runs:
+        outlier = run.recipe.loss.outlier
+        if any(grid.way(label).way == _NEGATIVE_CLASS for label in run.row.ways) and (
+            outlier is None or outlier.kind != _NEGATIVE_CLASS
+        ):
+            raise OutmaskError(
+                f"row {run.row.name!r}: the way {_NEGATIVE_CLASS} needs a model with that class, which "
+                f"loss.outlier of kind {_NEGATIVE_CLASS} trains"
+            )
         if run.kind is None:
             continue
         row, of_masks = run.row, run.kind == MASK2FORMER
@@ -180,8 +212,8 @@ def check_kinds(runs: Sequence[Run], attention: Sequence[str]) -> None:
                 f"row {row.name!r}: {', '.join(strangers)} can't be had of {'mask' if of_masks else 'per-pixel'} "
                 "models: outmask list scores says what each is made from"
             )
-        if not of_masks and (row.variants or row.name in attention):
-            what = "attention needs" if row.name in attention else "variants need"
+        if not of_masks and (row.variants or row.ways or row.name in attention):
+            what = "attention needs" if row.name in attention else "variants need" if row.variants else "ways need"
             raise OutmaskError(f"row {row.name!r}: {what} a {MASK2FORMER}, got a {run.kind}")
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import outmask
 from outmask.ablation.figures import attention_figure
 from outmask.ablation.grid import Grid
-from outmask.ablation.numbers import Images, Walks, load, open_images, pieces
-from outmask.ablation.report import ATTENTION, write_report
+from outmask.ablation.images import Images, open_images
+from outmask.ablation.memory import Remembering
+from outmask.ablation.numbers import Walks
+from outmask.ablation.pieces import pieces
+from outmask.ablation.report import ATTENTION, report_path, write_report
 from outmask.ablation.runs import Run, check_grid, check_kinds, check_settings, claimed, plan, train_run
 from outmask.checkpoints.folder import CONFIG
 from outmask.errors import OutmaskError
@@ -34,10 +38,12 @@ class Ablation:
         data_root: the folder that the recipes' and the benchmarks' roots are relative to.
         out: the folder: ``ROW/seed-N/`` of each run, and the report.
         rows, seeds: the part of the grid to do now, and the runs that it starts from; all by default.
+        quick: shorten everything as the grid says.
 
     Raises:
         OutmaskError: on unknown rows or seeds, missing benchmarks, bad recipes, scores or pictures that a row's models
-            can't give, or where ``out`` holds another grid's rows or a run of other settings; nothing is done then.
+            can't give, or where ``out`` holds another grid's rows or a run of other settings; nothing is done then,
+            but that the scenes of a benchmark may have been drawn.
     """
 
     def __init__(
@@ -47,18 +53,24 @@ class Ablation:
         out: Path,
         rows: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
+        quick: bool = False,
     ) -> None:
+        recipes = grid.quick if quick else None
+        grid = grid.shortened() if quick else grid
         names = [row.name for row in grid.rows]
         rows, seeds = names if rows is None else rows, grid.seeds if seeds is None else seeds
         for option, wanted, known in (("--rows", rows, names), ("--seeds", seeds, grid.seeds)):
             if unknown := [str(one) for one in wanted if one not in known]:
                 raise OutmaskError(f"{option} {', '.join(unknown)}: the grid has {', '.join(map(str, known))}")
         self.grid, self.out = grid, out
-        self.benchmarks: list[Images] = [open_images(entry, data_root) for entry in grid.benchmarks]
-        self.runs = plan(grid, data_root, out)
+        self.runs = plan(grid, data_root, out, recipes)
         self.chosen = [run for run in self.runs if run.row.name in rows and run.seed in seeds]
-        check_kinds(self.runs, grid.attention)
+        check_kinds(self.runs, grid)
         check_settings(self.runs)  # also of what is only shown in the report
+        ways = [row.name for row in grid.rows if row.ways]
+        self.benchmarks: list[Images] = [open_images(entry, data_root, bool(ways)) for entry in grid.benchmarks]
+        if ways and not any(images.benchmark.categories for images in self.benchmarks):
+            raise OutmaskError(f"row {ways[0]!r} has ways to find objects, but no benchmark has panoptic labels")
         check_grid(grid, out)
 
     def work(self, tell: Callable[[str], None], walks: Walks) -> bool:
@@ -112,10 +124,15 @@ class Ablation:
         trained = max((run.model / CONFIG).stat().st_mtime for run in rows)
         if picture.exists() and picture.stat().st_mtime >= trained:
             return
-        content = attention_figure({run.row.name: load(run) for run in rows}, image)
+        content = attention_figure({run.row.name: outmask.load(run.model) for run in rows}, image)
         with replacing(picture) as file:
             file.write(content)
         self.write_report()
+
+    @property
+    def report(self) -> Path:
+        """The report's Markdown file."""
+        return report_path(self.out, self.grid)
 
     def write_report(self) -> None:
         """Write what is known by now."""
@@ -142,9 +159,11 @@ class Ablation:
             if not before:
                 gc.collect()  # Lightning's objects refer to each other, and hold the decoded images
                 self._done(f"{run.name} is trained", tell)
-            todo = [piece for piece in pieces(run, self.benchmarks) if run in self.chosen and piece.missing()]
+            todo = [
+                piece for piece in pieces(run, self.grid, self.benchmarks) if run in self.chosen and piece.missing()
+            ]
             if todo:
-                segmenter = load(run)
+                segmenter = Remembering.of(outmask.load(run.model))
                 for piece in todo:
                     doing = piece.name
                     piece.measure(segmenter, walks)

@@ -21,21 +21,36 @@ def ablate(config: str, data_root: str, out: str, rows: str | None, seeds: str |
         OutmaskError: on a bad grid or recipe, missing benchmarks, or an ``out`` of something else.
     """
     grid = read_grid(Path(config))
-    ablation = Ablation(
-        grid,
-        Path(data_root),
-        Path(out),
-        None if rows is None else [name.strip() for name in rows.split(",")],
-        None if seeds is None else _numbers(seeds),
-    )
+    return carry_out(Ablation(grid, Path(data_root), Path(out), row_names(rows), seed_numbers(seeds)))
+
+
+def carry_out(ablation: Ablation) -> int:
+    """Do what is missing, and say where the report is; returns the exit code."""
     try:
         done = ablation.work(tell, _walks)
         ablation.draw_attention(draw_scene().image)
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on from here")
         raise
-    say(f"report: {Path(out) / 'ablation.md'}")
+    say(f"report: {ablation.report}")
     return DONE if done else SOME_FAILED
+
+
+def row_names(text: str | None) -> list[str] | None:
+    """What ``--rows a,b,c`` names; None for all."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def seed_numbers(text: str | None) -> list[int] | None:
+    """What ``--seeds 0,1,2`` names; None for all.
+
+    Raises:
+        OutmaskError: on anything but numbers.
+    """
+    try:
+        return None if text is None else [int(number) for number in text.split(",")]
+    except ValueError:
+        raise OutmaskError(f"--seeds {text}: expected numbers such as 0,1,2") from None
 
 
 def _walks(benchmark: Benchmark) -> Walks:
@@ -46,10 +61,3 @@ def _walks(benchmark: Benchmark) -> Walks:
             yield from walks(bar, benchmark)(records, what)
 
     return walk
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise OutmaskError(f"--seeds {text}: expected numbers such as 0,1,2") from None

@@ -96,8 +96,9 @@ def _parser() -> ArgumentParser:
     predict.add_argument("--flip", action="store_true", help="average with the mirrored image; twice the time")
     predict.add_argument(
         "--unknown",
-        choices=["preferred_mask", "mining", "components"],
-        help="how --task panoptic finds unknown objects (default: preferred_mask); mining needs no threshold",
+        choices=["preferred_mask", "mining", "components", "negative_class"],
+        help="how --task panoptic finds unknown objects (default: preferred_mask); mining, and negative_class of "
+        "models that have learned that class, need no threshold",
     )
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--resume", action="store_true", help="skip images whose results are there already")
@@ -127,7 +128,8 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument(
         "--unknown",
         metavar="U[,U...]",
-        help="measure the model's segments instead, with unknown objects found by preferred_mask, mining, components",
+        help="measure the model's segments instead, with unknown objects found by preferred_mask, mining, components "
+        "or negative_class",
     )
     evaluate.add_argument("--emulate", choices=["float16"], help="also measure what rounding the scores would cost")
     evaluate.add_argument(
@@ -199,6 +201,19 @@ def _parser() -> ArgumentParser:
     ablate.add_argument("--rows", metavar="R[,R...]", help="only these rows, and what they start from")
     ablate.add_argument("--seeds", metavar="N[,N...]", help="only these seeds of the grid's")
 
+    reproduce = command(
+        "reproduce", "Make the papers' comparisons: small models trained and measured on scenes that are drawn here."
+    )
+    reproduce.add_argument("what", choices=["world"], help="the synthetic world; needs no data")
+    reproduce.add_argument(
+        "--out", metavar="DIR", help="folder of the scenes, runs and report (default: runs/world, or runs/world_quick)"
+    )
+    reproduce.add_argument(
+        "--quick", action="store_true", help="few iterations, few images, one seed: shows that everything works"
+    )
+    reproduce.add_argument("--rows", metavar="R[,R...]", help="only these rows, and what they start from")
+    reproduce.add_argument("--seeds", metavar="N[,N...]", help="only these seeds")
+
     flow = command("flow", "Train a normalising flow on a recipe's known scenes: a source of patches to paste.")
     flow.add_argument("--config", required=True, metavar="RECIPE", help="the recipe whose training images it learns")
     flow.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
@@ -267,6 +282,12 @@ def _ablate(**options: Any) -> int:
     return ablate(**options)
 
 
+def _reproduce(**options: Any) -> int:
+    from outmask.app.reproduce import reproduce
+
+    return reproduce(**options)
+
+
 def _flow(**options: Any) -> int:
     from outmask.app.flow import flow
 
@@ -290,6 +311,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "train": _train,
     "flow": _flow,
     "ablate": _ablate,
+    "reproduce": _reproduce,
     "list": _list,
 }
 
@@ -332,7 +354,7 @@ def _usage_error(error: ArgumentError, arguments: list[str]) -> str:
     return f"{message}; see outmask {name + ' ' if name else ''}--help"
 
 
-_POSITIONAL = {"paths": "PATH", "what": "what to list or measure"}
+_POSITIONAL = {"paths": "PATH", "what": "what to list, measure or reproduce"}
 
 
 def _one_line(error: Exception) -> str:

@@ -190,3 +190,8 @@ def _check_classes(taxonomy: Taxonomy, benchmark: Benchmark) -> None:
                 f"the model's class {name!r}, category {id_}, is no known class of {benchmark.name}, split "
                 f"{benchmark.split}: its panoptic quality can't be measured there"
             )
+    if missing := [name for name in known.values() if name not in taxonomy.names]:
+        raise OutmaskError(
+            f"{benchmark.name}, split {benchmark.split}, has the known class {missing[0]!r}, which the model does not: "
+            "take the split whose known classes are the model's"
+        )

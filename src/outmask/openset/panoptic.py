@@ -6,21 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from outmask.errors import OutmaskError
-from outmask.openset.tiles import computing_dtype, strongest, tiles
+from outmask.openset.claims import claimed_pixels
 from outmask.openset.unknown_objects import Finder, finder
 from outmask.types import MaskPrediction, Segment, Taxonomy, Unknown
-
-_CONFIDENT = 0.8
-"""Class probability above which a mask counts (``OBJECT_MASK_THRESHOLD`` of Mask2Former's panoptic configurations)."""
-
-_UNCOVERED = 0.8
-"""Share of its own area that a mask must not lose to others (Mask2Former, ``OVERLAP_THRESHOLD``)."""
 
 
 class KnownSegments(NamedTuple):
@@ -48,18 +40,12 @@ class Panoptic(NamedTuple):
     segments: list[Segment]
 
 
-@torch.no_grad()
 def known_segments(prediction: MaskPrediction, taxonomy: Taxonomy, size: tuple[int, int]) -> KnownSegments:
     """Closed-set panoptic segmentation by Mask2Former's rule (Cheng et al. 2022, ``panoptic_inference``).
 
-    1. Masks whose most probable class is *no object*, or has a probability ``s_q`` of at most 0.8, are dropped.
-    2. Every pixel prefers ``argmax_q s_q m_q`` of the others, and is painted where that mask holds it: ``m_q >= 0.5``.
-    3. A mask vanishes whole where fewer pixels prefer it than 0.8 times those that it holds.
-    4. Masks of one class of stuff are one segment.
-
-    Mask logits are resized bilinearly before the sigmoid, in tiles: memory beyond the output is a few MB. Masks are
-    taken in the order of their class probabilities (of their log-odds, which don't round to 1), so that neither a tie
-    nor an id depends on the order of the queries.
+    What each mask claims (:func:`outmask.openset.claims.claimed_pixels`) is a segment, and masks of one class of stuff
+    are one. Masks of the class *negative*, where the model has learned it, compete for pixels with those of the known
+    classes; what they win is void here.
 
     transformers' ``post_process_panoptic_segmentation`` differs: it resizes the logits to 384 x 384, whatever the
     image's shape, and from there probabilities to the output; keeps masks above 0.5 by default; measures the area that
@@ -69,7 +55,8 @@ def known_segments(prediction: MaskPrediction, taxonomy: Taxonomy, size: tuple[i
     is left.
 
     Args:
-        prediction: of one image: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits.
+        prediction: of one image: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits, or ``(1, N, K + 2)`` with
+            *negative*.
         taxonomy: of the K classes, with ``things``.
         size: ``(H, W)`` of the output.
 
@@ -78,32 +65,19 @@ def known_segments(prediction: MaskPrediction, taxonomy: Taxonomy, size: tuple[i
             number of classes.
     """
     things = _check(prediction, taxonomy)
-    masks, class_logits = prediction.mask_logits[0], prediction.known_class_logits()[0]
-    with torch.autocast(masks.device.type, enabled=False):
-        kept, probability, class_id = _confident(class_logits.to(computing_dtype(masks)))
-        count = len(kept)
-        preferred = torch.full(size, count, dtype=torch.int32, device=masks.device)
-        area, held = (torch.zeros(count, dtype=torch.int64, device=masks.device) for _ in range(2))
-        for rows, tile in tiles(masks[kept], size):
-            holds = tile >= 0  # m >= 0.5
-            best = strongest(tile.sigmoid_().mul_(probability[:, None, None]))
-            area += torch.bincount(best.flatten(), minlength=count)
-            held += holds.count_nonzero((1, 2))
-            preferred[rows] = torch.where(holds.gather(0, best[None])[0], best, count).int()
-        painted = torch.bincount(preferred.flatten(), minlength=count + 1)[:count] > 0
-        painted &= area.double() / held >= _UNCOVERED
-
-    table = np.zeros(count + 1, np.int32)
+    claims = claimed_pixels(prediction, size)
+    table = np.zeros(len(claims.classes) + 1, np.int32)
     classes: list[tuple[int, float]] = []
     stuff: dict[int, int] = {}
-    for index in painted.nonzero()[:, 0].tolist():
-        class_ = int(class_id[index])
+    for number, (class_, probability) in enumerate(claims.classes, 1):
+        if class_ == taxonomy.num_classes:  # negative
+            continue
         if class_ not in stuff:
-            classes.append((class_, float(probability[index])))
+            classes.append((class_, probability))
             if not things[class_]:
                 stuff[class_] = len(classes)
-        table[index] = stuff.get(class_, len(classes))
-    return KnownSegments(table[preferred.cpu().numpy()], classes)
+        table[number] = stuff.get(class_, len(classes))
+    return KnownSegments(table[claims.owners], classes)
 
 
 def open_set_panoptic(
@@ -117,16 +91,19 @@ def open_set_panoptic(
     """Open-set panoptic segmentation: :func:`known_segments`, and unknown objects in what they leave void.
 
     Args:
-        prediction: of one image: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits.
+        prediction: of one image: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits, or ``(1, N, K + 2)`` with
+            *negative*.
         taxonomy: of the K classes, with ``things``.
         score: ``(H, W)`` anomaly score, larger = more anomalous; its size is that of the output.
-        threshold: scores above it are unknown; not needed for mining.
-        unknown: how unknown objects are found: ``"preferred_mask"`` (M2F-EAM), ``"mining"`` (Mask2Anomaly) or
-            ``"components"`` (RbA); or one of ``outmask.openset.unknown_objects`` with settings of its own.
+        threshold: scores above it are unknown; not needed for mining and the negative class.
+        unknown: how unknown objects are found: ``"preferred_mask"`` (M2F-EAM), ``"mining"`` (Mask2Anomaly),
+            ``"components"`` (RbA) or ``"negative_class"`` (of a model that has learned it); or one of
+            ``outmask.openset.unknown_objects`` with settings of its own.
         known: the :func:`known_segments`, where they are at hand.
 
     Raises:
-        OutmaskError: as :func:`known_segments`; on an unknown way to find objects, or a missing threshold.
+        OutmaskError: as :func:`known_segments`; on an unknown way to find objects, a missing threshold, or a model or
+            taxonomy that the way does not fit.
     """
     find = finder(unknown)
     if threshold is None and find.needs_threshold:
@@ -162,16 +139,6 @@ def _segments(
             )
         )
     return segments
-
-
-def _confident(class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The masks that count, the most probable first: their indices, probabilities and class ids."""
-    probability, class_id = class_logits.softmax(-1).max(-1)
-    others = class_logits.scatter(1, class_id[:, None], -torch.inf).logsumexp(1)
-    log_odds = class_logits.amax(1) - others
-    kept = ((class_id < class_logits.shape[1] - 1) & (probability > _CONFIDENT)).nonzero()[:, 0]
-    kept = kept[log_odds[kept].argsort(descending=True, stable=True)]
-    return kept, probability[kept], class_id[kept]
 
 
 def _check(prediction: MaskPrediction, taxonomy: Taxonomy) -> tuple[bool, ...]:

@@ -1,4 +1,4 @@
-"""Three ways to find unknown objects among the pixels that no known segment holds.
+"""Four ways to find unknown objects among the pixels that no known segment holds.
 
 Each is a value that holds its settings, and is called with one image's prediction and scores; what it finds never
 depends on the order of the masks.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask.errors import OutmaskError
+from outmask.openset.claims import claimed_pixels
 from outmask.openset.tiles import computing_dtype, strongest, tiles
 from outmask.types import MaskPrediction, Taxonomy, Unknown
 
@@ -46,13 +47,16 @@ class Finder(ABC):
         """Find the unknown objects of one image.
 
         Args:
-            prediction: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits.
+            prediction: ``(1, N, K + 1)`` class and ``(1, N, h, w)`` mask logits, or ``(1, N, K + 2)`` with *negative*.
             taxonomy: of the K classes.
             free: ``(H, W)``, the pixels that no known segment holds: objects lie there only.
             anomalous: ``(H, W)``, the pixels whose anomaly score lies above the threshold.
 
         Returns:
             ``(H, W)`` int32: 0 no unknown object, 1 ... n the objects.
+
+        Raises:
+            OutmaskError: where the way asks for something that the prediction or the taxonomy does not have.
         """
 
 
@@ -128,20 +132,28 @@ class Mining(Finder):
     2. Its 8-connected components are labelled exactly (the paper's "500 iterations" are how far an approximate
        labelling propagates), and the largest ``components`` are candidates.
     3. A candidate needs a mask ``m_q >= 0.5``, of all N, that overlaps it by an IoU of at least ``overlap``; of several
-       the best counts.
+       the best counts, and of equally good ones each.
     4. It is an unknown object where that mask's class scores are more certain of things than of stuff: where the mean
        of ``-P log P`` over the classes of things lies below that over the classes of stuff.
 
-    The paper's text gives neither the two thresholds nor the comparison of step 4, and no code was released: these are
-    this project's. The defaults are those of the best PQ on 60 validation images of CamVid and IDD-Lite with pasted
-    objects (bundled model): masks that were trained to keep off what is unknown overlap it little (PQ 20 at 0.1, 5 at
-    0.25, 2 at 0.5), and where the background begins hardly matters (0.1 to 0.5). The anomaly score plays no part, nor
-    does its threshold.
+    The steps can be left out one by one, as in table VIII: 2 with as many ``components`` as there can be, 3 with an
+    ``overlap`` of 0, 4 with ``compare_entropy=False``. A candidate that no mask touches has no class scores, and is no
+    object where these are compared.
+
+    The paper's text gives neither the two thresholds nor the direction of the comparison of step 4, and no code was
+    released: these are this project's. Things below stuff takes less entropy for more certainty; of a mask without any
+    ``P`` above 1/e, which no class wanted, it means that things are the less probable ones, too. The defaults of the
+    thresholds are those of the best PQ on 60 validation images of CamVid and IDD-Lite with pasted objects (bundled
+    model): masks that were trained to keep off what is unknown overlap it little (PQ 20 at 0.1, 5 at 0.25, 2 at 0.5),
+    and where the background begins hardly matters (0.1 to 0.5).
+
+    The anomaly score plays no part, nor does its threshold.
 
     Attributes:
         background: B above it is background; below 1.
         components: candidates of an image: 2, 2, 3 in the paper for 5, 10, 20 % unknown classes.
-        overlap: least IoU of a candidate with its mask, in (0, 1].
+        overlap: least IoU of a candidate with its mask, in [0, 1]; 0 asks for none.
+        compare_entropy: whether step 4 is taken; without it every candidate that step 3 leaves is an object.
     """
 
     needs_threshold: ClassVar[bool] = False
@@ -149,12 +161,13 @@ class Mining(Finder):
     background: float = 0.5
     components: int = 3
     overlap: float = 0.1
+    compare_entropy: bool = True
 
     def __post_init__(self) -> None:
-        if self.components < 1 or not 0 < self.overlap <= 1 or not self.background < 1:
+        if self.components < 1 or not 0 <= self.overlap <= 1 or not self.background < 1:
             raise OutmaskError(
-                "mining needs a background threshold below 1, at least 1 component and an overlap above 0 and at most "
-                f"1, got {self}"
+                "mining needs a background threshold below 1, at least 1 component and an overlap from 0 to 1, "
+                f"got {self}"
             )
 
     @torch.no_grad()
@@ -168,9 +181,9 @@ class Mining(Finder):
         """See :class:`Finder`.
 
         Raises:
-            OutmaskError: where the taxonomy does not have both things and stuff.
+            OutmaskError: where the taxonomy does not have both things and stuff to compare.
         """
-        if taxonomy.things is None or len(set(taxonomy.things)) < 2:
+        if self.compare_entropy and (taxonomy.things is None or len(set(taxonomy.things)) < 2):
             raise OutmaskError(
                 "mining compares things with stuff, and the model's classes are not known to be some of each: "
                 "find unknown objects by preferred_mask or components"
@@ -178,10 +191,14 @@ class Mining(Finder):
         masks = prediction.mask_logits[0]
         probabilities = prediction.known_class_logits()[0].to(computing_dtype(masks)).softmax(-1)
         candidates = self._candidates(masks, probabilities, free)
-        overlap, mask = _overlaps(masks, candidates)
-        uncertainty = torch.special.entr(probabilities[mask, :-1])
-        things = torch.tensor(taxonomy.things, device=masks.device)
-        chosen = (overlap >= self.overlap) & (uncertainty[:, things].mean(1) < uncertainty[:, ~things].mean(1))
+        overlaps = _overlaps(masks, candidates)
+        best = overlaps.amax(0)
+        chosen = best >= self.overlap
+        if self.compare_entropy:
+            uncertainty = torch.special.entr(probabilities[:, :-1])
+            things = torch.tensor(taxonomy.things, device=masks.device)
+            of_things = uncertainty[:, things].mean(1) < uncertainty[:, ~things].mean(1)
+            chosen &= ((overlaps == best) & (overlaps > 0) & of_things[:, None]).any(0)
         numbers = np.append(0, (chosen.cumsum(0) * chosen).cpu().numpy())
         return np.take(numbers.astype(np.int32), candidates)
 
@@ -205,8 +222,44 @@ class Mining(Finder):
         return candidates
 
 
-def _overlaps(masks: Tensor, candidates: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
-    """Of each candidate 1 ... n: the largest IoU with a mask ``m_q >= 0.5``, and that mask's index; ``(n,)`` each."""
+@dataclass(frozen=True)
+class NegativeClass(Finder):
+    """The masks of a class that the model has learned for what is unknown (UNO; the baseline *void-train*).
+
+    *Negative*, class K of K + 2, takes part in Mask2Former's rule like a class of things: its masks need a probability
+    above 0.8, compete for pixels with those of the known classes, and vanish where they lose more than a fifth of what
+    they hold (:func:`outmask.openset.claims.claimed_pixels`). Each that is left is an unknown object.
+
+    Known segments come of the same competition, so that no pixel is claimed by both. The anomaly score plays no part,
+    nor does its threshold.
+    """
+
+    needs_threshold: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        prediction: MaskPrediction,
+        taxonomy: Taxonomy,
+        free: NDArray[np.bool_],
+        anomalous: NDArray[np.bool_],
+    ) -> NDArray[np.int32]:
+        """See :class:`Finder`.
+
+        Raises:
+            OutmaskError: on a model without that class.
+        """
+        if not prediction.negative_class:
+            raise OutmaskError(
+                "negative_class finds masks of the class that a model has learned for unknown objects, and this model "
+                "has none: find them by preferred_mask, mining or components"
+            )
+        owners, classes = claimed_pixels(prediction, (free.shape[0], free.shape[1]))
+        negative = np.array([False, *(class_id == prediction.num_classes for class_id, _ in classes)])
+        return _numbered(owners, free & negative[owners], minimum_area=1)
+
+
+def _overlaps(masks: Tensor, candidates: NDArray[np.int32]) -> Tensor:
+    """``(N, n)``: the IoU of each mask ``m_q >= 0.5`` with each candidate 1 ... n."""
     count = int(candidates.max(initial=0))
     where = torch.from_numpy(candidates).to(masks.device)
     areas = torch.bincount(where.flatten(), minlength=count + 1)[1:]
@@ -215,9 +268,7 @@ def _overlaps(masks: Tensor, candidates: NDArray[np.int32]) -> tuple[Tensor, Ten
         columns = F.one_hot(where[rows].flatten().long(), count + 1).to(tile.dtype)
         # Counts of pixels: a tile's are far below what float32 holds exactly.
         shared += ((tile >= 0).flatten(1).to(tile.dtype) @ columns).long()
-    iou = shared[:, 1:] / (shared.sum(1, keepdim=True) + areas - shared[:, 1:])
-    best = iou.max(0)
-    return best.values, best.indices
+    return shared[:, 1:] / (shared.sum(1, keepdim=True) + areas - shared[:, 1:])
 
 
 def _numbered(groups: NDArray[np.int32], pixels: NDArray[np.bool_], minimum_area: int) -> NDArray[np.int32]:
@@ -237,7 +288,12 @@ def _check_area(minimum_area: int) -> None:
 
 
 _FINDERS: Mapping[Unknown, Finder] = MappingProxyType(
-    {"preferred_mask": PreferredMask(), "mining": Mining(), "components": Components()}
+    {
+        "preferred_mask": PreferredMask(),
+        "mining": Mining(),
+        "components": Components(),
+        "negative_class": NegativeClass(),
+    }
 )
 
 

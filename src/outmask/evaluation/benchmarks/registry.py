@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class _Entry:
         plain_folder: that folder; where there is one, the plain form is read.
         official: its published layout; None where there is none.
         track, smallest_object, taxonomy: as of ``Benchmark``.
+        split_taxonomies: of the splits that have their own.
         is_drawn: whether it is generated below its root, which need not be there.
     """
 
@@ -59,6 +60,7 @@ class _Entry:
     track: Track | None = None
     smallest_object: int = 0
     taxonomy: Taxonomy | None = None
+    split_taxonomies: Mapping[str, Taxonomy] = field(default_factory=dict)
     is_drawn: bool = False
 
     def form(self, root: Path) -> _Form:
@@ -248,11 +250,13 @@ _BENCHMARKS: Mapping[str, _Entry] = {
         smallest_object=10,
     ),
     "world": _Entry(
-        "The synthetic world: streets of two towns that training never showed, objects of no known class in each",
-        {"test": 200, "t5": 100, "t6": 100, "validation": 100},
+        "The synthetic world: streets of two towns that training never showed, objects of no known class in each; "
+        "open20, open10, open5: 20, 10 or 5 % of the classes unknown, too",
+        {"test": 200, "t5": 100, "t6": 100, "validation": 100, "open20": 200, "open10": 200, "open5": 200},
         plain=_Form("SPLIT/images, SPLIT/panoptic and SPLIT/panoptic.json as they are drawn there", world.world),
         smallest_object=world.SMALLEST_OBJECT,
         taxonomy=WORLD,
+        split_taxonomies=world.OPEN_SPLITS,
         is_drawn=True,
     ),
     "folder": _Entry(
@@ -319,7 +323,8 @@ def open_benchmark(name: str, root: str | Path, split: str | None = None, anomal
             "%s, split %s: %d images in %s, but the published set has %d: its figures can't be compared",
             *(name, split, len(records), root, whole),
         )
-    return Benchmark(name, split, tuple(records), entry.track, entry.taxonomy, categories, entry.smallest_object)
+    taxonomy = entry.split_taxonomies.get(split, entry.taxonomy)
+    return Benchmark(name, split, tuple(records), entry.track, taxonomy, categories, entry.smallest_object)
 
 
 def _entry(name: str) -> _Entry:
