@@ -89,3 +89,9 @@ def test_errors_and_interrupts_of_any_command_are_one_line(
     raising(KeyboardInterrupt())
     assert main(["list", "scores"]) == 130
     assert capsys.readouterr().err == "outmask: interrupted\n"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    found = subprocess.run([sys.executable, "-m", "outmask", "list"], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("outmask: ")

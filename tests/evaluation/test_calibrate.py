@@ -34,7 +34,7 @@ BENCHMARK = Benchmark(
 
 @pytest.mark.parametrize("rule", ["tpr95", "tpr80.5", "fpr5", "f1"])
 def test_the_threshold_does_what_its_rule_says(rule: str) -> None:
-    points = calibrate(Given(), BENCHMARK, ["eam", "am"], Rule.parse(rule))
+    (points,) = calibrate(Given(), BENCHMARK, ["eam", "am"], [Rule.parse(rule)])
     score, label = np.concatenate(SCORES).ravel(), np.concatenate(LABELS).ravel()
     for name, factor in (("eam", 1), ("am", 10)):
         point = points[name]
@@ -63,16 +63,16 @@ def test_other_rules_are_refused(text: str) -> None:
 def test_without_anomalies_no_rule_has_a_threshold() -> None:
     record = Record("0", IMAGE, label=lambda: np.zeros((30, 40), np.uint8))
     with pytest.raises(OutmaskError, match="no threshold gives TPR 95: 0 anomaly and 1200 known pixels"):
-        calibrate(Given(), Benchmark("folder", "all", (record,)), ["eam"], Rule.parse("tpr95"))
+        calibrate(Given(), Benchmark("folder", "all", (record,)), ["eam"], [Rule.parse("tpr95")])
 
 
 def test_hidden_labels_are_refused() -> None:
     with pytest.raises(OutmaskError, match="smiyc_anomaly21, split test, has no labels"):
-        calibrate(Given(), Benchmark("smiyc_anomaly21", "test", (Record("0", IMAGE),)), ["eam"], Rule.parse("f1"))
+        calibrate(Given(), Benchmark("smiyc_anomaly21", "test", (Record("0", IMAGE),)), ["eam"], [Rule.parse("f1")])
 
 
 def test_a_point_chosen_on_any_of_the_evaluated_images_is_an_oracle(tmp_path: Path) -> None:
-    points = calibrate(Given(), BENCHMARK, ["eam"], Rule.parse("f1"))
+    (points,) = calibrate(Given(), BENCHMARK, ["eam"], [Rule.parse("f1")])
     other = np.full((30, 40, 3), 7, np.uint8)
     for image, oracle in ((IMAGE, True), (other, False)):
         # The same image is the same whatever it and its benchmark are called, and whether it lies in a file.
@@ -94,7 +94,7 @@ def test_a_point_without_a_number_is_refused() -> None:
 
 def test_an_undefined_rate_is_stored_as_none() -> None:
     record = Record("0", IMAGE, label=lambda: np.ones((30, 40), np.uint8))
-    point = calibrate(Given(), Benchmark("folder", "all", (record,)), ["eam"], Rule.parse("tpr95"))["eam"]
+    point = calibrate(Given(), Benchmark("folder", "all", (record,)), ["eam"], [Rule.parse("tpr95")])[0]["eam"]
     assert point["FPR"] is None
 
 

@@ -129,11 +129,9 @@ class Thresholds(Piece):
     def measure(self, segmenter: Segmenter, walks: Walks) -> None:
         """See :class:`Piece`."""
         assert self.images.calibration is not None
-        scores, found = self.missing(), {}
-        for rule in RULES:
-            source, benchmark = ModelMaps(segmenter), self.images.calibration
-            found[str(rule)] = calibrate(source, benchmark, scores, rule, walks(benchmark))
-        points = {score: {rule: found[rule][score] for rule in found} for score in scores}
+        scores, benchmark = self.missing(), self.images.calibration
+        found = calibrate(ModelMaps(segmenter), benchmark, scores, RULES, walks(benchmark))
+        points = {score: {each[score]["rule"]: each[score] for each in found} for score in scores}
         self._write({**self.kept(), **points})
 
     def chosen(self, rule: Rule) -> dict[str, Threshold]:

@@ -57,7 +57,7 @@ def calibration(
         opened = _recipe_benchmark(str(config), data_root, segmenter.taxonomy.num_classes)
 
     with progress_bar() as bar:
-        points = calibrate(ModelMaps(segmenter), opened, names, chosen_by, walks(bar, opened))
+        (points,) = calibrate(ModelMaps(segmenter), opened, names, [chosen_by], walks(bar, opened))
     if out is None:
         target = folder
     else:

@@ -75,19 +75,19 @@ def calibrate(
     source: MapSource,
     benchmark: Benchmark,
     scores: Sequence[str],
-    rule: Rule,
+    rules: Sequence[Rule],
     progress: Progress = lambda records, what: records,
-) -> dict[str, dict[str, Any]]:
-    """Choose a threshold for each score on a benchmark's labelled images.
+) -> list[dict[str, dict[str, Any]]]:
+    """Choose thresholds for each score on a benchmark's labelled images, in one pass over them.
 
     Returns:
-        entries of a model's ``operating_points``, by score: ``threshold``; ``origin``, a sentence; ``rule``;
-        ``benchmark``, ``split`` and ``images`` it was chosen on, and ``image_hashes``, what tells whether an evaluation
+        for each rule, entries of a model's ``operating_points``, by score: ``threshold``; ``origin``, a sentence;
+        ``rule``; ``benchmark``, ``split`` and ``images`` it was chosen on, and ``image_hashes``, what tells whether an evaluation
         is on some of the same images; ``TPR``, ``FPR``, ``precision`` and ``F1`` there, in percent, None where
         undefined.
 
     Raises:
-        OutmaskError: where the labels are hidden, or no threshold fits the rule.
+        OutmaskError: where the labels are hidden, or no threshold fits a rule.
     """
     metrics = {name: PixelMetrics() for name in scores}
     hashes = []
@@ -102,20 +102,22 @@ def calibrate(
         hashes.append(image_hash(record))
     if not hashes:
         raise OutmaskError(f"{benchmark.name}, split {benchmark.split}, has no labels of anomalies to choose by")
-    points = {}
-    for name in scores:
-        point = rule.apply(metrics[name].curve())
-        points[name] = {
-            "threshold": point.threshold,
-            "origin": f"{rule} on {benchmark.name} {benchmark.split} ({len(hashes)} images)",
-            "rule": str(rule),
-            "benchmark": benchmark.name,
-            "split": benchmark.split,
-            "images": len(hashes),
-            "image_hashes": " ".join(hashes),
-            **{name: None if isnan(rate) else round(rate, 2) for name, rate in point.rates().items()},
-        }
-    return points
+    curves = {name: metric.curve() for name, metric in metrics.items()}
+    return [{name: _entry(rule, curve, benchmark, hashes) for name, curve in curves.items()} for rule in rules]
+
+
+def _entry(rule: Rule, curve: Curve, benchmark: Benchmark, hashes: Sequence[str]) -> dict[str, Any]:
+    point = rule.apply(curve)
+    return {
+        "threshold": point.threshold,
+        "origin": f"{rule} on {benchmark.name} {benchmark.split} ({len(hashes)} images)",
+        "rule": str(rule),
+        "benchmark": benchmark.name,
+        "split": benchmark.split,
+        "images": len(hashes),
+        "image_hashes": " ".join(hashes),
+        **{name: None if isnan(rate) else round(rate, 2) for name, rate in point.rates().items()},
+    }
 
 
 def image_hash(record: Record) -> str:
