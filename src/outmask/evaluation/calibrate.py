@@ -82,9 +82,9 @@ def calibrate(
 
     Returns:
         for each rule, entries of a model's ``operating_points``, by score: ``threshold``; ``origin``, a sentence;
-        ``rule``; ``benchmark``, ``split`` and ``images`` it was chosen on, and ``image_hashes``, what tells whether an evaluation
-        is on some of the same images; ``TPR``, ``FPR``, ``precision`` and ``F1`` there, in percent, None where
-        undefined.
+        ``rule``; ``benchmark``, ``split`` and ``images`` it was chosen on, and ``image_hashes``, what tells whether an
+        evaluation is on some of the same images; ``TPR``, ``FPR``, ``precision`` and ``F1`` there, in percent, None
+        where undefined.
 
     Raises:
         OutmaskError: where the labels are hidden, or no threshold fits a rule.
