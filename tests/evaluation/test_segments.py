@@ -35,7 +35,7 @@ AT = {"eam": Threshold(-0.5, "a test")}
 
 
 class Fake:
-    """Sees the truth: a mask for each of its segments, the unknown one of no class but surer of things."""
+    """Sees the truth: a mask for each of its segments, the unknown one of no class, but like a thing."""
 
     name = "fake"
     taxonomy = TAXONOMY
@@ -52,7 +52,7 @@ class Fake:
         flip: bool = False,
     ) -> tuple[MaskPrediction, dict[str, Tensor]]:
         self.calls += 1
-        third = (0.01, 0.0001, 0.9899) if self.unknown else (0.9, 0.05, 0.05)
+        third = (0.0001, 0.01, 0.9899) if self.unknown else (0.9, 0.05, 0.05)
         probabilities = torch.tensor([[[0.99, 0.005, 0.005], [0.005, 0.99, 0.005], third]])
         held = torch.stack([torch.from_numpy(np.equal(TRUTH, number)) for number in (1, 2, 3)])[None]
         prediction = MaskPrediction(probabilities.log(), torch.where(held, 20.0, -20.0))

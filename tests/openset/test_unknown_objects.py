@@ -68,7 +68,7 @@ def literal_mining(prediction: MaskPrediction, taxonomy: Taxonomy, free: Mask, s
             entropy = -row * np.log(row)
             things = [entropy[class_] for class_ in range(5) if taxonomy.things and taxonomy.things[class_]]
             stuff = [entropy[class_] for class_ in range(5) if taxonomy.things and not taxonomy.things[class_]]
-            if overlap == max(overlaps) and np.mean(things) < np.mean(stuff):
+            if overlap == max(overlaps) and np.mean(things) > np.mean(stuff):
                 objects.append(component)
                 break
     return objects
@@ -120,7 +120,7 @@ def test_each_way_is_the_literal_one(
 
 
 def test_random_scenes_have_objects_to_mine(scene: Scenes, taxonomy: Taxonomy) -> None:
-    """Otherwise the comparison above would say little: found, without overlap, and more certain of stuff."""
+    """Otherwise the comparison above would say little: found, without overlap, and like stuff."""
     everywhere = np.ones((24, 32), np.bool_)
     ways = (Mining(0.3, 9, 0.9), Mining(0.3, 9, 0.1), Mining(0.3, 9, 0), Mining(0.3, 9, 0, compare_entropy=False))
     counts = np.zeros(len(ways) + 1, int)
@@ -148,9 +148,9 @@ def box(left: int, right: int, width: int = 20) -> NDArray[np.float64]:
 EVERYWHERE = np.ones((10, 20), np.bool_)
 NOTHING = ~EVERYWHERE
 ROAD = (0.95, 0.01, 0.01, 0.01, 0.01, 0.01)
-# No object, otherwise spread over stuff and surer of cars; and the reverse.
-THING = (0.02, 0.02, 0.02, 0.0001, 0.0001, 0.9398)
-STUFF = (0.0001, 0.0001, 0.0001, 0.02, 0.02, 0.9397)
+# No object, otherwise a thing rather than stuff; and the reverse.
+THING = (0.0001, 0.0001, 0.0001, 0.02, 0.02, 0.9597)
+STUFF = (0.02, 0.02, 0.02, 0.0001, 0.0001, 0.9398)
 
 
 def test_a_mask_is_an_object_from_its_least_area_on(taxonomy: Taxonomy) -> None:
@@ -182,7 +182,7 @@ def test_components_are_cleaned_before_they_are_told_apart_and_cut_by_known_segm
     assert Components(6 * 13 + 1)(prediction, taxonomy, free, anomalous).max() == 0
 
 
-def test_a_candidate_is_an_object_where_its_mask_is_more_certain_of_things(taxonomy: Taxonomy) -> None:
+def test_a_candidate_is_an_object_where_its_mask_is_like_a_thing(taxonomy: Taxonomy) -> None:
     for classes, found in ((THING, True), (STUFF, False)):
         prediction = boxes(box(0, 8), box(8, 20), classes=(ROAD, classes))
         ids = Mining()(prediction, taxonomy, EVERYWHERE, NOTHING)
@@ -216,7 +216,7 @@ def test_each_step_of_mining_can_be_left_out(taxonomy: Taxonomy) -> None:
         assert Mining(overlap=0, compare_entropy=False)(prediction, replaced, EVERYWHERE, NOTHING).max() == 2
 
 
-def test_of_equally_good_masks_one_that_is_more_certain_of_things_is_enough(taxonomy: Taxonomy) -> None:
+def test_of_equally_good_masks_one_like_a_thing_is_enough(taxonomy: Taxonomy) -> None:
     for classes in ((ROAD, THING, STUFF), (ROAD, STUFF, THING)):
         prediction = boxes(box(0, 8), box(8, 20), box(8, 20), classes=classes)
         assert Mining()(prediction, taxonomy, EVERYWHERE, NOTHING)[0].tolist() == [0] * 8 + [1] * 12

@@ -133,19 +133,19 @@ class Mining(Finder):
        labelling propagates), and the largest ``components`` are candidates.
     3. A candidate needs a mask ``m_q >= 0.5``, of all N, that overlaps it by an IoU of at least ``overlap``; of several
        the best counts, and of equally good ones each.
-    4. It is an unknown object where that mask's class scores are more certain of things than of stuff: where the mean
-       of ``-P log P`` over the classes of things lies below that over the classes of stuff.
+    4. It is an unknown object where that mask's class scores speak for things rather than stuff: where the mean of
+       ``-P log P`` over the classes of things lies above that over the classes of stuff. (It rises with P up to 1/e,
+       which no score of a mask that no class wanted exceeds.)
 
     The steps can be left out one by one, as in table VIII: 2 with as many ``components`` as there can be, 3 with an
     ``overlap`` of 0, 4 with ``compare_entropy=False``. A candidate that no mask touches has no class scores, and is no
     object where these are compared.
 
     The paper's text gives neither the two thresholds nor the direction of the comparison of step 4, and no code was
-    released: these are this project's. Things below stuff takes less entropy for more certainty; of a mask without any
-    ``P`` above 1/e, which no class wanted, it means that things are the less probable ones, too. The defaults of the
-    thresholds are those of the best PQ on 60 validation images of CamVid and IDD-Lite with pasted objects (bundled
-    model): masks that were trained to keep off what is unknown overlap it little (PQ 20 at 0.1, 5 at 0.25, 2 at 0.5),
-    and where the background begins hardly matters (0.1 to 0.5).
+    released: these are this project's, chosen by PQ of unknown objects on validation images. A panoptic model of the
+    synthetic world (40 scenes) finds 12.9 this way round and nothing the other way, ``street`` (60 images of CamVid and
+    IDD-Lite with pasted objects) 22.0 and 19.5. Masks that keep off what is unknown overlap it little: the world's
+    model finds 12.9 at an overlap of 0.1, 4.4 at 0.3. Where the background begins hardly matters (0.3 to 0.5).
 
     The anomaly score plays no part, nor does its threshold.
 
@@ -197,7 +197,7 @@ class Mining(Finder):
         if self.compare_entropy:
             uncertainty = torch.special.entr(probabilities[:, :-1])
             things = torch.tensor(taxonomy.things, device=masks.device)
-            of_things = uncertainty[:, things].mean(1) < uncertainty[:, ~things].mean(1)
+            of_things = uncertainty[:, things].mean(1) > uncertainty[:, ~things].mean(1)
             chosen &= ((overlaps == best) & (overlaps > 0) & of_things[:, None]).any(0)
         numbers = np.append(0, (chosen.cumsum(0) * chosen).cpu().numpy())
         return np.take(numbers.astype(np.int32), candidates)
