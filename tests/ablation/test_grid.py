@@ -160,6 +160,7 @@ def with_way(study: Study, way: dict[str, Any]) -> None:
         ([], lambda study: study.recipes["tuned"].update(start_from="street"), "what to start from"),
         ([], lambda study: study.recipes["tuned"].update(no_such_key=1), "row 'tuned': "),
         ([], lambda study: study.grid["rows"][1].update(scores=["eam", "msp"]), "msp can't be had of mask models"),
+        ([], lambda study: with_way(study, {**MASKS, "scores": ["msp"]}), "msp can't be had of mask models"),
         ([], lambda study: per_pixel(study, scores=["msp", "eam"]), "eam can't be had of per-pixel models"),
         (
             [],

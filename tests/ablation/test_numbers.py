@@ -96,6 +96,11 @@ def test_thresholds_are_chosen_on_the_validation_by_both_rules(images: Images, m
     heading, *lines = table(images, measured, shows="thresholds", scores=["eam"])
     assert heading == ["row", "score", "threshold", "TPR", "FPR", "precision", "F1"]
     assert [line[:3] for line in lines] == [["known", "eam", TPR], ["known", "eam", F1]]
+    # In the CSV file, too, each value is told by its rule.
+    written = numbers_of([thresholds.run], GRID, [images])["thresholds"].single_lines()
+    assert {line["threshold"]: line["value"] for line in written if line["score"] == "eam"} == {
+        f"{rule} on validation": pytest.approx(points["threshold"], abs=1e-4) for rule, points in kept["eam"].items()
+    }
 
 
 def test_open_iou_of_each_town_at_both_thresholds(images: Images, measured: list[Piece]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from outmask.checkpoints import load_bundle
 from outmask.data.labels import IGNORE, VOID, Target
 from outmask.data.transforms import collate
 from outmask.errors import OutmaskError
+from outmask.metrics import PanopticQuality
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
 from outmask.training.module import SegmentationTraining
@@ -75,6 +77,23 @@ def test_a_validation_measures_panoptic_quality_where_objects_are_told_apart(
             assert 0 < half["val/PQ"] < 100
         else:
             assert "val/PQ" not in perfect
+
+
+def test_what_a_validation_does_not_define_is_null_in_the_model(
+    write_recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quality = {"PQ": 50.0, "PQ_things": math.nan, "PQ_stuff": 50.0}  # images without any thing
+    monkeypatch.setattr(PanopticQuality, "compute", lambda self: quality)
+    recipe = write_recipe(**{**WORLD, "validation_images": 1})
+    model = main(["--config", str(recipe), "--out", str(tmp_path / "run"), "--iterations", "1"])
+    found = json.loads((model / "config.json").read_text())["provenance"]["validation"]
+    assert (found["PQ"], found["PQ_things"]) == (50, None)
+
+
+def test_a_per_pixel_model_tells_no_objects_apart(write_recipe: Any) -> None:
+    model = {"kind": "per_pixel", "backbone": "mobilenet_v2", "dim": 32, "num_heads": 2, "encoder_layers": 1}
+    with pytest.raises(OutmaskError, match="panoptic: per-pixel models tell no objects apart"):
+        build_model(read_recipe(write_recipe(**{**WORLD, "model": model})))
 
 
 # What pixels of the world's unknown objects, which are void in it, mean to the losses.

@@ -186,7 +186,7 @@ def equal(value: torch.Tensor, other: torch.Tensor | None) -> bool:
 @pytest.mark.parametrize(
     ("model", "outlier", "message"),
     [
-        ({}, "densehybrid", "densehybrid is no loss of mask models: choose from contrastive, bce, rba, negative_class"),
+        ({}, "densehybrid", "densehybrid is no loss of mask models: choose from contrastive, bce, rba, suppression"),
         (OF_PIXELS["per_pixel"], "contrastive", "contrastive is no loss of per-pixel models: choose from void_class"),
     ],
 )

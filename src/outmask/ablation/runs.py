@@ -207,14 +207,15 @@ def check_kinds(runs: Sequence[Run], grid: Grid) -> None:
         if run.kind is None:
             continue
         row, of_masks = run.row, run.kind == MASK2FORMER
-        if strangers := [score for score in row.scores if score in (PIXEL_SCORES if of_masks else SCORES)]:
+        if not of_masks and (row.variants or row.ways or row.name in attention):
+            what = "attention needs" if row.name in attention else "variants need" if row.variants else "ways need"
+            raise OutmaskError(f"row {row.name!r}: {what} a {MASK2FORMER}, got a {run.kind}")
+        asked = [*row.scores, *(score for label in row.ways for score in grid.way(label).scores)]
+        if strangers := [score for score in asked if score in (PIXEL_SCORES if of_masks else SCORES)]:
             raise OutmaskError(
                 f"row {row.name!r}: {', '.join(strangers)} can't be had of {'mask' if of_masks else 'per-pixel'} "
                 "models: outmask list scores says what each is made from"
             )
-        if not of_masks and (row.variants or row.ways or row.name in attention):
-            what = "attention needs" if row.name in attention else "variants need" if row.variants else "ways need"
-            raise OutmaskError(f"row {row.name!r}: {what} a {MASK2FORMER}, got a {run.kind}")
 
 
 def train_run(run: Run) -> None:

@@ -150,7 +150,7 @@ def _add_thresholds(piece: Thresholds, numbers: Numbers) -> None:
     for score, points in piece.kept().items():
         for rule in RULES:
             point = points[str(rule)]
-            metrics = {name: point[name] for name in ("threshold", *numbers.shown)}
+            metrics = {"value": point["threshold"], **{name: point[name] for name in numbers.shown}}
             key = (piece.run.row.name, piece.images.entry.label, score, piece.origin(rule))
             numbers.add(key, piece.run.seed, metrics)
 

@@ -36,7 +36,7 @@ class SegmentationDataset(Dataset[Sample]):
         table: ``(256,)`` uint8: for each id in the files a class id, ``VOID``, ``IGNORE`` or :data:`NO_SUCH_ID`.
         taxonomy: what the class ids after the table mean.
         name: the dataset's name, for messages.
-        cache: keep the decoded samples in memory (4 bytes a pixel).
+        cache: keep the decoded samples in memory (5 bytes a pixel, 7 with instances).
         read: how a record's labels are read; :func:`read_labels` by default.
         objects: how a record's objects are told apart, for panoptic training; None = they are not.
         draw: how a record's sample is made, objects told apart, where there are no files to read.

@@ -187,8 +187,8 @@ def _scene(seed: int, size: int, num_classes: int) -> Target:
     noise = torch.randn(1, len(classes), 6, 6, generator=generator)
     region = F.interpolate(noise, (size, size), mode="bilinear")[0].argmax(0)
     present = torch.unique(region)
-    nothing = torch.zeros(size, size, dtype=torch.bool)
-    return Target(classes[present], region == present[:, None, None], nothing, nothing)
+    nothing = torch.zeros(1, size, size, dtype=torch.bool)
+    return Target(classes[present], region == present[:, None, None], nothing[0], nothing[:0])
 
 
 @contextmanager

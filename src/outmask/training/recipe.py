@@ -420,6 +420,8 @@ def _outputs(recipe: Recipe, of_masks: bool) -> dict[str, Any]:
             f"loss.outlier: {kind} is no loss of {'mask' if of_masks else 'per-pixel'} models: choose from "
             + ", ".join(["contrastive", "bce", "rba", "suppression", "negative_class"] if of_masks else _OF_PIXELS)
         )
+    if recipe.panoptic and not of_masks:
+        raise OutmaskError("panoptic: per-pixel models tell no objects apart: leave it out, or train a mask2former")
     if kind == "negative_class":
         outputs["negative_class"] = True
     if kind in _OF_PIXELS and _OF_PIXELS[kind].needs_outlier_logits:

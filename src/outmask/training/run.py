@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import warnings
 from pathlib import Path
@@ -165,7 +166,11 @@ def train(recipe: Recipe, description: dict[str, Any], out: Path, resume: bool =
             "iterations": trainer.global_step,
             "parameters": parameters,
             "training_hours": round(clock.seconds / 3600, 2),
-            "validation": {name.removeprefix("val/"): round(float(value), 2) for name, value in results.items()},
+            # What the images do not define is NaN, which JSON does not have.
+            "validation": {
+                name.removeprefix("val/"): None if math.isnan(value) else round(float(value), 2)
+                for name, value in results.items()
+            },
         },
         name=out.name,
     )
