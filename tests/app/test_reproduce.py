@@ -90,7 +90,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     for name, values in (("world", GRID), ("masked", RECIPE), ("void_train", VOID_TRAIN)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(grids, "_BUNDLED", folder)
+    monkeypatch.setattr(grids, "BUNDLED", folder)
     short = {name: Split(split.towns, split.unknowns, split.first, 2) for name, split in SPLITS.items()}
     monkeypatch.setattr(files, "SPLITS", short)
     monkeypatch.setattr(files.write_split, "__defaults__", ((64, 128),))

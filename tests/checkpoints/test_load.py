@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-import outmask.checkpoints as checkpoints
-from outmask.checkpoints import ModelBundle, bundled_models, load_bundle, save_folder
+from outmask import weights
+from outmask.checkpoints import ModelBundle, load_bundle, save_folder
 from outmask.checkpoints.bundle import distinct_colors, nameless_taxonomy
 from outmask.data.taxonomies import CITYSCAPES
 from outmask.errors import OutmaskError
@@ -28,14 +28,14 @@ def tiny_bundle() -> ModelBundle:
 
 
 def test_a_bundled_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "weights")
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
-    assert bundled_models() == []
+    assert weights.bundled_models() == []
     save_folder(tiny_bundle(), tmp_path / "weights" / "street")
     other = tiny_bundle()
     other.licence = "of the folder"
     save_folder(other, tmp_path / "street")
-    assert bundled_models() == ["street"]
+    assert weights.bundled_models() == ["street"]
     assert load_bundle("street").licence == "CC0-1.0"
     assert load_bundle("street").name == "street"
     assert load_bundle("./street").licence == "of the folder"
@@ -43,7 +43,7 @@ def test_a_bundled_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("source", ["streets", "no/such/folder", "missing.pth", "models/missing.pkl", "", "a b/c"])
 def test_an_unknown_source_names_what_is_there(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "weights")
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     save_folder(tiny_bundle(), tmp_path / "weights" / "street")
     with pytest.raises(OutmaskError) as caught:

@@ -38,7 +38,18 @@ def test_the_benchmarks_and_their_splits_have_names() -> None:
         "idd_lite": ("val", "train"),
         "coco_open_panoptic": ("20", "10", "5"),
         "oodis": ("validation",),
-        "world": ("test", "t5", "t6", "validation", "open20", "open10", "open5"),
+        "world": (
+            "test",
+            "t5",
+            "t6",
+            "validation",
+            "open20",
+            "open10",
+            "open5",
+            "validation_open20",
+            "validation_open10",
+            "validation_open5",
+        ),
         "folder": ("all",),
     }
 

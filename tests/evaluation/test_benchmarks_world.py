@@ -67,14 +67,16 @@ def test_its_panoptic_truth_is_perfect_but_for_things_too_small_to_count(tmp_pat
     assert (values["PQ"], values["PQ_unknown"]) == (100, 100)
 
 
+@pytest.mark.parametrize(("same", "prefix"), [("test", ""), ("validation", "validation_")])
 @pytest.mark.parametrize(
     ("percent", "hidden"), [(5, ["truck"]), (10, ["truck", "bus"]), (20, ["cyclist", "truck", "bus"])]
 )
-def test_open_splits_are_the_test_scenes_with_classes_hidden_among_the_unknown(
-    tmp_path: Path, percent: int, hidden: list[str]
+def test_open_splits_are_the_same_scenes_with_classes_hidden_among_the_unknown(
+    tmp_path: Path, percent: int, hidden: list[str], same: str, prefix: str
 ) -> None:
-    whole, opened = (open_benchmark("world", tmp_path, split) for split in ("test", f"open{percent}"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t5", "t6"]  # drawn once
+    whole, opened = (open_benchmark("world", tmp_path, split) for split in (same, f"{prefix}open{percent}"))
+    # Drawn once.
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["t5", "t6"] if same == "test" else ["validation"])
     classes = taxonomy(f"world_open{percent}")
     assert opened.taxonomy == classes
     assert [each["name"] for each in opened.categories if each.get("unknown")] == [*hidden, "unknown object"]

@@ -23,7 +23,8 @@ from outmask.ablation.entries import (
 from outmask.errors import OutmaskError
 from outmask.openset import inference
 
-_BUNDLED = Path(__file__).parent
+BUNDLED = Path(__file__).parent
+"""Where the package's own grids are."""
 _QUICK = (
     "**Made with `--quick`: few iterations, few images, one seed. These numbers show that the machinery works, not "
     "what the methods can do.**"
@@ -165,9 +166,9 @@ def read_grid(path: Path) -> Grid:
     Raises:
         OutmaskError: on a missing file, unknown or missing keys, or a grid that makes no sense.
     """
-    bundled = sorted(grid.stem for grid in _BUNDLED.glob("*.yaml"))
+    bundled = sorted(grid.stem for grid in BUNDLED.glob("*.yaml"))
     if not path.is_file() and str(path) in bundled:
-        path = _BUNDLED / f"{path}.yaml"
+        path = BUNDLED / f"{path}.yaml"
     if not path.is_file():
         raise OutmaskError(f"{path}: no such file; --config is the ablation's grid, YAML, or {', '.join(bundled)}")
     parser = ArgumentParser(prog="outmask ablate", exit_on_error=False)

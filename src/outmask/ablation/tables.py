@@ -217,4 +217,4 @@ def markdown(heading: Sequence[str], lines: Iterable[Sequence[str]], text_column
 
 
 def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+    return None if math.isnan(value) else float(f"{value:.7g}")

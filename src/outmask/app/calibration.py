@@ -13,11 +13,12 @@ import outmask
 from outmask.app import DONE
 from outmask.app.arguments import score_names
 from outmask.app.terminal import progress_bar, say, stdout, walks
-from outmask.checkpoints import bundled_models, load_bundle, local_folder, save_folder, store_operating_points
+from outmask.checkpoints import load_bundle, local_folder, save_folder, store_operating_points
 from outmask.checkpoints.folder import MARKER, read_config
 from outmask.errors import OutmaskError
 from outmask.evaluation import Benchmark, ModelMaps, open_benchmark
 from outmask.evaluation.calibrate import Rule, calibrate, pasted_benchmark
+from outmask.weights import bundled_models
 
 
 def calibration(

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 import outmask
 from outmask.app import DONE
 from outmask.app.terminal import progress_bar, say
-from outmask.checkpoints import bundled_models, local_folder, store_statistics
+from outmask.checkpoints import local_folder, store_statistics
 from outmask.checkpoints.folder import MARKER, read_config
 from outmask.data.transforms import DrawnSamples
 from outmask.detectors import fit, fitted
 from outmask.errors import OutmaskError
+from outmask.weights import bundled_models
 
 
 def fitting(model: str, detector: str, config: str, data_root: str | None, images: int | None) -> int:

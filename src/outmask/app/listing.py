@@ -16,7 +16,7 @@ def listing(what: str) -> int:
 
 
 def _models() -> list[tuple[str, str]]:
-    from outmask.checkpoints import bundled_models
+    from outmask.weights import bundled_models
 
     return [(name, "bundled") for name in bundled_models()] + [
         ("FOLDER", "a model folder of outmask's, or of transformers' Mask2Former, SegFormer, UperNet ..."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outmask.ablation import Ablation, read_grid
+from outmask.ablation import Ablation, grid, read_grid
 from outmask.app.ablate import carry_out, row_names, seed_numbers
 from outmask.app.terminal import tell
 
@@ -25,8 +25,8 @@ def reproduce(what: str, out: str | None, quick: bool, rows: str | None, seeds: 
         OutmaskError: on unknown rows or seeds, or an ``out`` of something else.
     """
     folder = Path(out) if out is not None else Path("runs") / (f"{what}_quick" if quick else what)
-    grid = read_grid(Path(what))
+    chosen = read_grid(grid.BUNDLED / f"{what}.yaml")
     wanted = row_names(rows), seed_numbers(seeds)
     if not (folder / _SCENES).is_dir():
         tell(f"drawing the scenes below {folder / _SCENES}, about a minute")
-    return carry_out(Ablation(grid, folder, folder, *wanted, quick=quick))
+    return carry_out(Ablation(chosen, folder, folder, *wanted, quick=quick))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
+from outmask import weights
 from outmask.checkpoints.bundle import ModelBundle
 from outmask.checkpoints.folder import (
     MARKER,
@@ -22,7 +23,6 @@ from outmask.errors import OutmaskError
 
 __all__ = [
     "ModelBundle",
-    "bundled_models",
     "load_bundle",
     "load_folder",
     "local_folder",
@@ -31,20 +31,14 @@ __all__ = [
     "store_statistics",
 ]
 
-BUNDLED = Path(__file__).parent.parent / "weights"
 PICKLES = (".pkl", ".pth", ".pt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
-
-
 def local_folder(source: str) -> Path | None:
     """The folder on this machine that a bundled name or a path of a model folder means; None for anything else."""
-    if source in bundled_models():
-        return BUNDLED / source
+    if source in weights.bundled_models():
+        return weights.FOLDER / source
     return Path(source) if Path(source).is_dir() else None
 
 
@@ -58,9 +52,9 @@ def load_bundle(source: str) -> ModelBundle:
     Raises:
         OutmaskError: where it is none of these, or can't be loaded; says what was expected.
     """
-    bundled = bundled_models()
+    bundled = weights.bundled_models()
     if source in bundled:
-        return load_folder(BUNDLED / source)
+        return load_folder(weights.FOLDER / source)
     path = Path(source)
     if path.is_dir():
         config = read_config(path)

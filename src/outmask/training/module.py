@@ -194,8 +194,7 @@ class SegmentationTraining(L.LightningModule):
         self._pixel_metrics = {name: PixelMetrics() for name in self._validation_scores()}
         self._confusion = np.zeros((classes, classes), dtype=np.int64)
         if self.recipe.panoptic:
-            things = self.taxonomy.things or (False,) * classes
-            named = enumerate(zip(self.taxonomy.names, things, strict=True))
+            named = enumerate(zip(self.taxonomy.names, self.taxonomy.things or (), strict=True))
             self._panoptic = PanopticQuality(
                 [{"id": id_, "name": name, "isthing": thing} for id_, (name, thing) in named]
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from PIL import Image
 from torch import nn
@@ -65,6 +65,7 @@ from outmask.models.architectures import (
 )
 from outmask.models.semantic_segmentation import SemanticSegmentationModel
 from outmask.types import Taxonomy
+from outmask.weights import bundled_models
 
 
 @dataclass(frozen=True)
@@ -359,7 +360,7 @@ def _fresh_model(recipe: Recipe) -> Model:
 
 
 def _load_backbone(backbone: nn.Module, source: str) -> None:
-    from outmask.checkpoints import bundled_models, load_bundle
+    from outmask.checkpoints import load_bundle
 
     if source not in bundled_models():
         load_pretrained(backbone, source)
@@ -418,7 +419,7 @@ def _outputs(recipe: Recipe, of_masks: bool) -> dict[str, Any]:
     if kind is not None and (kind in _OF_PIXELS) == of_masks:
         raise OutmaskError(
             f"loss.outlier: {kind} is no loss of {'mask' if of_masks else 'per-pixel'} models: choose from "
-            + ", ".join(["contrastive", "bce", "rba", "suppression", "negative_class"] if of_masks else _OF_PIXELS)
+            + ", ".join(_OF_MASKS if of_masks else _OF_PIXELS)
         )
     if recipe.panoptic and not of_masks:
         raise OutmaskError("panoptic: per-pixel models tell no objects apart: leave it out, or train a mask2former")
@@ -436,6 +437,7 @@ _OF_PIXELS: dict[str, type[PixelCriterion]] = {
     "energy_margin": EnergyMargin,
     "densehybrid": DenseHybrid,
 }
+_OF_MASKS = [kind for kind in get_args(get_type_hints(OutlierLossRecipe)["kind"]) if kind not in _OF_PIXELS]
 
 
 def build_criterion(recipe: Recipe, of_masks: bool) -> SetCriterion | PixelCriterion:

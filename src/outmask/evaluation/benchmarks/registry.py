@@ -252,7 +252,13 @@ _BENCHMARKS: Mapping[str, _Entry] = {
     "world": _Entry(
         "The synthetic world: streets of two towns that training never showed, objects of no known class in each; "
         "open20, open10, open5: 20, 10 or 5 % of the classes unknown, too",
-        {"test": 200, "t5": 100, "t6": 100, "validation": 100, "open20": 200, "open10": 200, "open5": 200},
+        {
+            "test": 200,
+            "t5": 100,
+            "t6": 100,
+            "validation": 100,
+            **{split: 100 if split.startswith("validation") else 200 for split in world.OPEN_SPLITS},
+        },
         plain=_Form("SPLIT/images, SPLIT/panoptic and SPLIT/panoptic.json as they are drawn there", world.world),
         smallest_object=world.SMALLEST_OBJECT,
         taxonomy=WORLD,

@@ -25,9 +25,10 @@ SMALLEST_OBJECT = 64
 Segments = list[dict[str, Any]]
 
 OPEN_SPLITS: Mapping[str, Taxonomy] = MappingProxyType(
-    {f"open{percent}": classes for percent, classes in WORLD_OPEN.items()}
+    {f"{part}open{percent}": classes for part in ("", "validation_") for percent, classes in WORLD_OPEN.items()}
 )
-"""The test scenes, where some classes are unknown like the objects of no known class: the classes that are left."""
+"""Test scenes, or those of validation, where some classes are unknown like the objects of no known class: the classes
+that are left."""
 
 _TEST = ("t5", "t6")
 
@@ -35,7 +36,8 @@ _TEST = ("t5", "t6")
 def world(root: Path, split: str) -> tuple[list[Record], tuple[dict[str, Any], ...]]:
     """The scenes of a split, grouped by town; they are drawn below root the first time."""
     classes = OPEN_SPLITS.get(split, WORLD)
-    parts = _TEST if split == "test" or split in OPEN_SPLITS else (split,)
+    part = split.partition("_open")[0]
+    parts = _TEST if part == "test" or part in OPEN_SPLITS else (part,)
     folders = [write_split(root, part) for part in parts]
     records: list[Record] = []
     for folder in folders:
