@@ -72,7 +72,7 @@ def _parser() -> ArgumentParser:
         commands.add_subcommand(name, subparser, help=help_)
         return subparser
 
-    demo = command("demo", "Run the bundled model on an embedded scene, offline, and write pictures of the result.")
+    demo = command("demo", "Run the bundled model on a drawn scene, offline, and write pictures of the result.")
     demo.add_argument("--out", default="outmask-demo", metavar="DIR", help="folder for the pictures")
 
     predict = command("predict", "Score the pixels of images: files, folders (searched through) and quoted globs.")

@@ -1,4 +1,4 @@
-"""``outmask demo``: the bundled model on the embedded street, as pictures and a few numbers."""
+"""``outmask demo``: the bundled model on a drawn street, as pictures and a few numbers."""
 
 from __future__ import annotations
 
