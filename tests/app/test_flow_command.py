@@ -15,7 +15,7 @@ import outmask.app.flow as command
 from outmask.app.cli import main
 from outmask.data.flow import FlowConfig, PatchFlow, train_flow
 from outmask.data.negatives import FlowSamples
-from outmask.training.recipe import build_training_set
+from outmask.training.build import build_training_set
 from outmask.training.run import read_recipe
 
 

@@ -11,7 +11,7 @@ import pytest
 from outmask.data import datasets
 from outmask.errors import OutmaskError
 from outmask.training import loading
-from outmask.training.recipe import build_training_set
+from outmask.training.build import build_training_set
 from outmask.training.run import read_recipe
 
 

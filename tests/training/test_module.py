@@ -16,6 +16,7 @@ from outmask.data.taxonomies import taxonomy
 from outmask.errors import OutmaskError
 from outmask.models import Mask2Former, Mask2FormerConfig
 from outmask.preprocessing import Preprocessing
+from outmask.training.build import build_model
 from outmask.training.data import Batches, RecipeData
 from outmask.training.module import (
     SegmentationTraining,
@@ -23,7 +24,7 @@ from outmask.training.module import (
     parameter_groups,
     undecayed_parameters,
 )
-from outmask.training.recipe import DatasetRecipe, Recipe, build_model
+from outmask.training.recipe import DatasetRecipe, Recipe
 from outmask.training.run import read_recipe
 
 RecipeWriter = Callable[..., Path]

@@ -20,8 +20,8 @@ from outmask.errors import OutmaskError
 from outmask.metrics import PanopticQuality
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
+from outmask.training.build import backbone_of, build_model, build_training_set, build_validation
 from outmask.training.module import SegmentationTraining
-from outmask.training.recipe import backbone_of, build_model, build_training_set, build_validation
 from outmask.training.run import main, read_recipe
 from outmask.types import MaskPrediction
 

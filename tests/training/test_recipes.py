@@ -27,8 +27,9 @@ from outmask.data.negatives import STREET_CATEGORIES
 from outmask.data.taxonomies import taxonomy
 from outmask.models import Mask2Former, Mask2FormerConfig
 from outmask.models.backbones import PRESETS
+from outmask.training.build import backbone_of, build_model, build_training_set
 from outmask.training.inheritance import BUNDLED, bundled_recipes, read_settings
-from outmask.training.recipe import Recipe, backbone_of, build_model, build_training_set
+from outmask.training.recipe import Recipe
 from outmask.training.run import main, read_recipe, train
 
 NAMES = bundled_recipes()

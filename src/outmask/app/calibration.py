@@ -85,7 +85,7 @@ def calibration(
 
 def _recipe_benchmark(config: str, data_root: str | None, num_classes: int) -> Benchmark:
     """A recipe's validation images with pasted objects."""
-    from outmask.training.recipe import build_taxonomy, build_validation
+    from outmask.training.build import build_taxonomy, build_validation
     from outmask.training.run import read_recipe
 
     recipe = read_recipe(config, data_root)

@@ -52,7 +52,7 @@ def fitting(model: str, detector: str, config: str, data_root: str | None, image
 
 def _training_images(config: str, data_root: str | None, num_classes: int, images: int | None) -> DrawnSamples:
     """A recipe's training images as they are, nothing pasted: all of them once, or so many at random."""
-    from outmask.training.recipe import build_taxonomy, open_training_images
+    from outmask.training.build import build_taxonomy, open_training_images
     from outmask.training.run import read_recipe
 
     recipe = read_recipe(config, data_root)

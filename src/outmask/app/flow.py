@@ -16,7 +16,8 @@ from outmask.data.flow import CONFIG, WEIGHTS, PatchFlow, inlier_crops, train_fl
 from outmask.data.transforms import SampleSource
 from outmask.errors import OutmaskError
 from outmask.output.files import write_image
-from outmask.training.recipe import Recipe, open_training_images
+from outmask.training.build import open_training_images
+from outmask.training.recipe import Recipe
 from outmask.training.run import read_recipe
 
 CHECKPOINT, PICTURE = "flow.ckpt", "samples.png"

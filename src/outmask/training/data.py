@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from outmask.data.labels import Sample
 from outmask.data.transforms import Batch, DrawnSamples, collate
-from outmask.training.recipe import Recipe, build_taxonomy, build_training_set, build_validation
+from outmask.training.build import build_taxonomy, build_training_set, build_validation
+from outmask.training.recipe import Recipe
 
 T = TypeVar("T")
 

@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 
 from outmask.errors import OutmaskError
 from outmask.preprocessing import Preprocessing
+from outmask.training.build import build_taxonomy, build_training_set
 from outmask.training.data import Batches
 from outmask.training.module import SegmentationTraining
-from outmask.training.recipe import (
-    DatasetRecipe,
-    NegativesRecipe,
-    ObjectsRecipe,
-    Recipe,
-    build_taxonomy,
-    build_training_set,
-)
+from outmask.training.recipe import DatasetRecipe, NegativesRecipe, ObjectsRecipe, Recipe
 from outmask.training.run import read_recipe
 
 Bytes = NDArray[np.uint8]

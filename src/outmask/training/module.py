@@ -26,15 +26,9 @@ from outmask.models.architectures import Model
 from outmask.openset.panoptic import known_segments
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import Segmenter
+from outmask.training.build import backbone_of, build_criterion, build_model, build_outlier_loss, build_taxonomy
 from outmask.training.checkpoint import is_finite, save_checkpoint
-from outmask.training.recipe import (
-    Recipe,
-    backbone_of,
-    build_criterion,
-    build_model,
-    build_outlier_loss,
-    build_taxonomy,
-)
+from outmask.training.recipe import Recipe
 from outmask.types import MaskPrediction, Taxonomy
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from outmask.data.transforms import collate
 from outmask.errors import OutmaskError
 from outmask.losses import MaskContrastiveLoss, OutlierCrossEntropyLoss, RbALoss
 from outmask.preprocessing import Preprocessing
+from outmask.training.build import build_model, build_outlier_loss, build_training_set
 from outmask.training.module import SegmentationTraining
-from outmask.training.recipe import build_model, build_outlier_loss, build_training_set
 from outmask.training.run import main, read_recipe
 
 
