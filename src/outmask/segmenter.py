@@ -18,6 +18,7 @@ from outmask.checkpoints import load_bundle
 from outmask.data.images import ImageSource, read_image
 from outmask.detectors import Statistics
 from outmask.errors import OutmaskError
+from outmask.models.inference import prepare_for_inference
 from outmask.openset import inference
 from outmask.openset.panoptic import Panoptic, open_set_panoptic
 from outmask.openset.semantic import open_labels
@@ -272,7 +273,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = load_bundle(str(source))
     return Segmenter(
-        bundle.model.to(device).eval().requires_grad_(False),
+        prepare_for_inference(bundle.model.to(device)),
         bundle.taxonomy,
         bundle.preprocessing,
         bundle.name,

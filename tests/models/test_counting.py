@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from outmask.models import build_architecture
 from outmask.models.counting import count_multiply_adds
-from outmask.models.deformable import DeformableAttention
+from outmask.models.deformable import DeformableAttention, own_places
 from outmask.models.mask_decoder import Attention
 
 # What Mask2Former's and Mask2Anomaly's models share: queries, channels, decoder layers.
@@ -79,8 +79,8 @@ class Deforming(Tokens):
 
     def forward(self, pixels: Tensor) -> Tensor:
         tokens = self.tokens(pixels)
-        reference = torch.zeros(tokens.shape[1], 2, device=pixels.device)
-        output: Tensor = self.attention(tokens, tokens, reference, [(6, 8)])
+        places = own_places([(6, 8)], 4, 3, tokens)
+        output: Tensor = self.attention(tokens, tokens, places, [(6, 8)])
         return output
 
 

@@ -9,6 +9,7 @@ from outmask.models.deformable import (
     _bag_backward,
     _bag_backward_cpu,
     grid_sample_attention,
+    own_places,
     weighted_gather,
 )
 from outmask.models.pixel_decoder import PixelDecoder
@@ -100,9 +101,12 @@ def module(exportable: bool = False) -> DeformableAttention:
 
 
 def test_the_exportable_module_gives_the_same() -> None:
-    query, value, reference = torch.randn(2, TOKENS, 16), torch.randn(2, TOKENS, 16), torch.rand(TOKENS, 2)
+    query, value = torch.randn(2, TOKENS, 16), torch.randn(2, TOKENS, 16)
     with torch.no_grad():
-        gathered, sampled = (module(exportable)(query, value, reference, SIZES) for exportable in (False, True))
+        gathered, sampled = (
+            attention(query, value, own_places(SIZES, 2, 3, query), SIZES)
+            for attention in (module(exportable) for exportable in (False, True))
+        )
     torch.testing.assert_close(gathered, sampled, atol=1e-5, rtol=1e-5)
 
 
@@ -113,8 +117,7 @@ def test_offsets_count_in_pixels_of_their_level_from_the_tokens_own_place() -> N
             linear.weight.copy_(torch.eye(4))
         attention.sampling_offsets.bias.copy_(torch.tensor([1.0, 0.0]))  # one pixel to the right
         value = torch.randn(1, 6, 4)  # a map of 2 x 3
-        centres = torch.tensor([[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)])
-        output = attention(torch.zeros(1, 6, 4), value, centres, [(2, 3)])
+        output = attention(torch.zeros(1, 6, 4), value, own_places([(2, 3)], 1, 1, value), [(2, 3)])
     zero = torch.zeros(4)
     expected = [value[0, 1], value[0, 2], zero, value[0, 4], value[0, 5], zero]
     torch.testing.assert_close(output[0], torch.stack(expected))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 
 from outmask.errors import OutmaskError
+from outmask.models.linear import Linear
 from outmask.models.mobilenet_v2 import MobileNetV2
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -50,6 +51,9 @@ class TransformersBackbone(nn.Module):
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         self.body = AutoBackbone.from_config(config)
+        for module in self.body.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Linear
         self.channels = tuple(int(width) for width in self.body.channels)
         # ConvNeXt drops the rows and columns that don't fill a patch; ResNet and Swin pad by themselves.
         self.fill_patches = config.model_type == "convnext"

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from outmask import kernels
+from outmask.models.linear import Linear
+
 # torch says so once of every sparse matrix in rows; the one product used here is tested.
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 LevelSizes = Sequence[tuple[int, int]]
+
+Attend = Callable[[Tensor, Tensor], Tensor]
+"""``(B, Q, dim)`` queries and the places ``(Q, heads, levels, points, 2)`` they look around -> ``(B, Q, dim)``."""
 
 
 class DeformableAttention(nn.Module):
@@ -37,10 +44,10 @@ class DeformableAttention(nn.Module):
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         self.exportable = exportable
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -59,30 +66,76 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, query: Tensor, value: Tensor, reference: Tensor, sizes: LevelSizes) -> Tensor:
+    def forward(self, query: Tensor, value: Tensor, places: Tensor, sizes: LevelSizes) -> Tensor:
         """Attend from ``query`` to ``value``.
 
         Args:
-            query: ``(B, S, dim)`` tokens with their position added.
+            query: ``(B, Q, dim)`` tokens with their position added.
             value: ``(B, S, dim)`` tokens of all levels, concatenated.
-            reference: ``(S, 2)`` each token's own place, x and y in [0, 1]; at least float32.
+            places: ``(Q, heads, levels, points, 2)`` of the queries; :func:`own_places` gives those of all tokens.
             sizes: ``(height, width)`` of every level; ``S`` is the sum of their products.
 
         Returns:
-            ``(B, S, dim)``.
+            ``(B, Q, dim)``.
         """
-        batch, tokens, dim = query.shape
-        points = (batch, tokens, self.num_heads, self.num_levels, self.num_points)
-        weights = self.attention_weights(query).view(*points[:3], -1).softmax(-1).view(points)
-        # Offsets are in pixels of their level.
-        extent = reference.new_tensor([(width, height) for height, width in sizes])
-        # The locations keep their products in pixels: x * width - 1/2 is where grid_sample (align_corners=False) reads.
-        pixels = reference[:, None, :] * extent - 0.5  # (S, levels, 2)
-        pixels = self.sampling_offsets(query).view(*points, 2) + pixels[:, None, :, None, :]
+        return self.over(value, sizes)(query, places)
+
+    def over(self, value: Tensor, sizes: LevelSizes) -> Attend:
+        """The attention to ``value``, to be asked for any queries, a few at a time; arguments as of :meth:`forward`."""
+        batch, tokens, dim = value.shape
         value = self.value_proj(value).view(batch, tokens, self.num_heads, dim // self.num_heads)
-        sample = grid_sample_attention if self.exportable else weighted_gather
-        output: Tensor = self.output_proj(sample(value, sizes, pixels, weights))
-        return output
+        sample: Callable[[Tensor, Tensor], Tensor]
+        if self.exportable:
+            sample = partial(grid_sample_attention, value, sizes)
+        elif kernels.available(value) and not torch.are_deterministic_algorithms_enabled():
+            from outmask.kernels.deformable import deformable_attention
+
+            sample = partial(deformable_attention, value, sizes)
+        else:
+            sample = partial(_gather, _padded_table(value, sizes), sizes)
+
+        def attend(query: Tensor, places: Tensor) -> Tensor:
+            points = (*query.shape[:2], self.num_heads, self.num_levels, self.num_points)
+            weights = _softmax(self.attention_weights(query).view(*points[:3], -1)).view(points)
+            # Offsets are in pixels of their level.
+            pixels = self.sampling_offsets(query).view(*points, 2) + places
+            output: Tensor = self.output_proj(sample(pixels, weights))
+            return output
+
+        return attend
+
+
+def own_places(sizes: LevelSizes, num_heads: int, num_points: int, like: Tensor) -> Tensor:
+    """Where each token lies, around which it looks.
+
+    Args:
+        sizes: ``(height, width)`` of every level.
+        num_heads, num_points: of the attention; all of a token's start from the same place.
+        like: gives the device and the dtype, at least float32: bfloat16 places a pixel of a wide map only to a whole
+            pixel, so places stay float32 in a bfloat16 model.
+
+    Returns:
+        ``(S, heads, levels, points, 2)`` x and y in pixels of each level, 0 = centre of the first; repeated for heads
+        and points, so that they are added in long runs of memory.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    centres = []
+    for height, width in sizes:
+        y = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / height
+        x = (torch.arange(width, device=like.device, dtype=dtype) + 0.5) / width
+        centres.append(torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1).flatten(0, 1))
+    extent = torch.tensor([(width, height) for height, width in sizes], device=like.device, dtype=dtype)
+    # x * width - 1/2 is where grid_sample (align_corners=False) reads.
+    pixels = torch.cat(centres)[:, None] * extent - 0.5
+    return pixels[:, None, :, None].repeat(1, num_heads, 1, num_points, 1)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, of a dozen entries: torch's own takes three times as long where rows are that short."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return logits.softmax(-1)
+    exponential = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return exponential.div_(exponential.sum(-1, keepdim=True))
 
 
 def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weights: Tensor) -> Tensor:
@@ -114,49 +167,73 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
 
 
 def weighted_gather(value: Tensor, sizes: LevelSizes, pixels: Tensor, weights: Tensor) -> Tensor:
-    """As :func:`grid_sample_attention`, in one gather: every query and head sums 4 corners of all its points.
+    """As :func:`grid_sample_attention`, in one gather: every query and head sums 4 corners of all its points."""
+    return _gather(_padded_table(value, sizes), sizes, pixels, weights)
 
-    Corners outside of their level get weight zero, which is ``grid_sample``'s zero padding.
+
+def _padded_table(value: Tensor, sizes: LevelSizes) -> Tensor:
+    """``(B, S, heads, d)`` -> ``(B, P, heads, d)``: every level with a border of zeros one pixel wide.
+
+    The zeros are ``grid_sample``'s padding: with them, no corner needs to be asked whether it lies within its level.
     """
-    batch, tokens, heads, channels = value.shape
-    queries = pixels.shape[1]
-    starts = [0]
-    for level_height, level_width in sizes[:-1]:
-        starts.append(starts[-1] + level_height * level_width)
+    batch, _, heads, channels = value.shape
+    table = value.new_zeros(batch, sum(_padded_areas(sizes)), heads, channels)
+    first = 0
+    levels = torch.split(value, [height * width for height, width in sizes], dim=1)
+    for level, area, (height, width) in zip(levels, _padded_areas(sizes), sizes, strict=True):
+        padded = table[:, first : first + area].view(batch, height + 2, width + 2, heads, channels)
+        padded[:, 1:-1, 1:-1] = level.view(batch, height, width, heads, channels)
+        first += area
+    return table
 
-    # 32 bits halve the memory that the arithmetic walks through.
-    integers: dict[str, Any] = {"dtype": torch.int32, "device": value.device}
-    height, width = torch.tensor(sizes, **integers).T.unsqueeze(-1)
-    start = torch.tensor(starts, **integers).unsqueeze(-1)
-    # Row (b, s, head) of the table is value[b, s, head]; a bag is one (b, query, head).
-    image = torch.arange(batch, **integers).view(-1, 1, 1, 1, 1)
-    head = torch.arange(heads, **integers).view(-1, 1, 1)
-    base = (image * tokens + start) * heads + head
-    x, y = pixels.unbind(-1)
-    columns = [(place * heads, weight) for place, weight in _corners(x, width)]
-    rows = [(place * width * heads + base, weight * weights) for place, weight in _corners(y, height)]
-    # Corners before levels and points: runs of memory stay together.
-    index = torch.stack([row + column for row, _ in rows for column, _ in columns], 3)
-    coefficient = torch.stack([wy * wx for _, wy in rows for _, wx in columns], 3)
-    index, coefficient = (part.flatten(3).flatten(0, 2) for part in (index, coefficient.to(value.dtype)))
-    table = value.reshape(batch * tokens * heads, channels)
+
+def _padded_areas(sizes: LevelSizes) -> list[int]:
+    return [(height + 2) * (width + 2) for height, width in sizes]
+
+
+def _gather(table: Tensor, sizes: LevelSizes, pixels: Tensor, weights: Tensor) -> Tensor:
+    """The sum of :func:`weighted_gather` from its padded table."""
+    batch, rows, heads, channels = table.shape
+    queries, (levels, points) = pixels.shape[1], pixels.shape[3:5]
+
+    def of_points(by_level: Iterable[int], dtype: torch.dtype) -> Tensor:
+        """A constant of each level as ``(heads * levels * points,)``: passes over all tokens run through long rows."""
+        values = torch.tensor([*by_level], dtype=dtype, device=table.device)
+        return values[:, None].expand(heads, -1, points).reshape(-1)
+
+    x, y = pixels.flatten(2, 4).unbind(-1)
+    width, height = (of_points(side, pixels.dtype) for side in ([w for _, w in sizes], [h for h, _ in sizes]))
+    # Beyond the border everything is zero, as on it.
+    x, y = torch.minimum(x, width).clamp(min=-1), torch.minimum(y, height).clamp(min=-1)
+    left, top = torch.minimum(x.detach().floor(), width - 1), torch.minimum(y.detach().floor(), height - 1)
+
+    # Row (image, place, head) of the table is table[image, place, head]; 32 bits halve the memory to walk through.
+    stride = of_points([(w + 2) * heads for _, w in sizes], torch.int32)
+    starts = accumulate(_padded_areas(sizes)[:-1], initial=0)
+    origin = of_points([(start + w + 3) * heads for start, (_, w) in zip(starts, sizes, strict=True)], torch.int32)
+    origin = origin + torch.arange(heads, dtype=torch.int32, device=table.device).repeat_interleave(levels * points)
+    image = torch.arange(batch, dtype=torch.int32, device=table.device).view(-1, 1, 1) * (rows * heads)
+    above = top.int().mul_(stride).add_(left.int().mul_(heads)).add_(origin).add_(image)
+    below = above + stride
+
+    weights = weights.flatten(2)
+    lower = weights * (y - top)
+    upper = weights - lower
+    fraction = x - left
+    upper_right, lower_right = upper * fraction, lower * fraction
+
+    def bags(*corners: Tensor) -> Tensor:
+        """``(B * Q * heads, 4 * levels * points)``: a bag is one (image, query, head)."""
+        return torch.stack([corner.view(-1, levels * points) for corner in corners], 1).flatten(1)
+
+    index = bags(above, above + heads, below, below + heads)
+    coefficient = bags(upper - upper_right, upper_right, lower - lower_right, lower_right).to(table.dtype)
+    table = table.view(-1, channels)
     if torch.is_grad_enabled() and (table.requires_grad or coefficient.requires_grad):
         output: Tensor = _WeightedBag.apply(table, index, coefficient)  # type: ignore[no-untyped-call]
     else:
         output = F.embedding_bag(index, table, per_sample_weights=coefficient, mode="sum")
     return output.view(batch, queries, heads * channels)
-
-
-def _corners(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels along one axis between which a position lies, within the map, and their bilinear weights."""
-    first = position.detach().floor()
-    fraction = position - first
-    last = size - 1
-    corners = []
-    for place, weight in ((first.int(), 1 - fraction), (first.int() + 1, fraction)):
-        within = place.clamp(torch.zeros_like(last), last)
-        corners.append((within, weight * (within == place)))
-    return corners
 
 
 class _WeightedBag(torch.autograd.Function):

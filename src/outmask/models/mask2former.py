@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from outmask.errors import OutmaskError
@@ -109,6 +110,8 @@ class Mask2Former(nn.Module):
 
     def forward(self, pixels: Tensor) -> MaskPrediction:
         """``(B, 3, H, W)`` -> class logits ``(B, N, K + 1)``, mask logits ``(B, N, ceil(H / 4), ceil(W / 4))``."""
+        # Channels-last: convolutions are faster, those of 1x1 most of all, and their maps are tokens as they are.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         pixel_embedding, maps = self.pixel_decoder(self.backbone(pixels))
         prediction: MaskPrediction = self.mask_decoder(pixel_embedding, maps)
         return prediction

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask.errors import OutmaskError
+from outmask.models.linear import Linear
 from outmask.models.positions import sine_positions
 from outmask.types import MaskPrediction
 
@@ -53,9 +54,9 @@ class MaskDecoder(nn.Module):
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, attention) for _ in range(num_layers))
         self.decoder_norm = nn.LayerNorm(dim)
-        self.class_embed = nn.Linear(dim, num_classes + negative_class + 1)
+        self.class_embed = Linear(dim, num_classes + negative_class + 1)
         self.mask_embed = nn.Sequential(
-            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
+            Linear(dim, dim), nn.ReLU(inplace=True), Linear(dim, dim), nn.ReLU(inplace=True), Linear(dim, dim)
         )
 
     def forward(self, pixel_embedding: Tensor, maps: Sequence[Tensor]) -> MaskPrediction:
@@ -155,8 +156,8 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(dim)
         self.self_attn = Attention(dim, num_heads)
         self.self_norm = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.linear1 = Linear(dim, ffn_dim)
+        self.linear2 = Linear(ffn_dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask_logits: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ class DecoderLayer(nn.Module):
         queries = self.cross_norm(queries + attended)
         query = queries + position
         queries = self.self_norm(queries + self.self_attn(query, query, queries))
-        queries = self.ffn_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        queries = self.ffn_norm(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
         return queries
 
 
@@ -193,10 +194,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

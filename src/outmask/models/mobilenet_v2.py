@@ -47,8 +47,12 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers += [SameConv(in_channels, hidden, 1), nn.ReLU6()]
-        layers += [SameConv(hidden, hidden, 3, stride, groups=hidden), nn.ReLU6(), SameConv(hidden, out_channels, 1)]
+            layers += [SameConv(in_channels, hidden, 1), nn.ReLU6(inplace=True)]
+        layers += [
+            SameConv(hidden, hidden, 3, stride, groups=hidden),
+            nn.ReLU6(inplace=True),
+            SameConv(hidden, out_channels, 1),
+        ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SameConv(3, 32, 3, 2), nn.ReLU6())
+        self.stem = nn.Sequential(SameConv(3, 32, 3, 2), nn.ReLU6(inplace=True))
         self.blocks = nn.ModuleList()
         width, self._ends = 32, []
         for expansion, channels, repeats, stride in INVERTED_RESIDUALS:
