@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exception that a user's mistake raises."""
 
 
 class OutmaskError(ValueError):
@@ -6,3 +6,7 @@ class OutmaskError(ValueError):
 
     The command line prints it without a traceback; anything else that is raised is a defect of outmask.
     """
+
+
+class ImageError(OutmaskError):
+    """One image that can't be done as it was asked for; others may be."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
@@ -18,6 +19,7 @@ from outmask.checkpoints import load_bundle
 from outmask.data.images import ImageSource, read_image
 from outmask.detectors import Statistics
 from outmask.errors import OutmaskError
+from outmask.export import FORMATS, RUNTIMES, Runtime, export, is_exported, open_exported
 from outmask.models.inference import prepare_for_inference
 from outmask.openset import inference
 from outmask.openset.panoptic import Panoptic, open_set_panoptic
@@ -53,9 +55,10 @@ class Predictor(ABC):
         refine_by: Taxonomy | None = None,
         flip: bool = False,
         remove: Literal["stuff", "things"] = "stuff",
+        window: inference.Window | None = None,
     ) -> dict[str, Tensor]:
         """Scores and ``"labels"`` of one image by name; see :func:`outmask.openset.inference.score_maps`."""
-        return inference.score_maps(self.members, image, names, size, refine_by, flip, remove)
+        return inference.score_maps(self.members, image, names, size, refine_by, flip, remove, window=window)
 
     def masks_and_maps(
         self,
@@ -64,9 +67,10 @@ class Predictor(ABC):
         size: tuple[int, int],
         refine_by: Taxonomy | None = None,
         flip: bool = False,
+        window: inference.Window | None = None,
     ) -> tuple[MaskPrediction, dict[str, Tensor]]:
         """Masks and maps of one image from one pass; see :func:`outmask.openset.inference.masks_and_maps`."""
-        return inference.masks_and_maps(self.members, image, names, size, refine_by, flip)
+        return inference.masks_and_maps(self.members, image, names, size, refine_by, flip, window)
 
     def display_range(self, score: str) -> tuple[float, float]:
         """The values of a score that pictures show as certainly known and certainly unknown."""
@@ -82,6 +86,7 @@ class Predictor(ABC):
         refine: bool = ...,
         flip: bool = ...,
         unknown: Unknown | Finder = ...,
+        window: inference.Window | None = ...,
     ) -> OpenSetResult: ...
 
     @overload
@@ -94,6 +99,7 @@ class Predictor(ABC):
         refine: bool = ...,
         flip: bool = ...,
         unknown: Unknown | Finder = ...,
+        window: inference.Window | None = ...,
     ) -> list[OpenSetResult]: ...
 
     def predict(
@@ -105,6 +111,7 @@ class Predictor(ABC):
         refine: bool = False,
         flip: bool = False,
         unknown: Unknown | Finder = "preferred_mask",
+        window: inference.Window | None = None,
     ) -> OpenSetResult | list[OpenSetResult]:
         """Known classes and anomaly scores of one image, or of a list of them.
 
@@ -119,6 +126,9 @@ class Predictor(ABC):
             unknown: how the panoptic task finds unknown objects: ``"preferred_mask"`` (M2F-EAM) and ``"components"``
                 (RbA) above the threshold, ``"mining"`` (Mask2Anomaly) and ``"negative_class"`` (of a model that has
                 learned that class) without one; or one of ``outmask.openset.unknown_objects`` with settings of its own.
+            window: see the image through overlapping windows of ``(height, width)`` pixels, or of one side, each
+                prepared like an image of its own, so that memory is bounded by the window and the maps; by default
+                where the model's input would have more than 8 megapixels. The panoptic task has no windows.
 
         Returns:
             one result at the image's own resolution; a list for a list.
@@ -126,10 +136,11 @@ class Predictor(ABC):
         Raises:
             OutmaskError: on an unreadable image, an unknown task or score, a score that the model does not have or has
                 no statistics for, a semantic or panoptic task without the threshold that it needs, refinement or
-                segments where the taxonomy does not tell things from stuff, or segments of what predicts no masks.
+                segments where the taxonomy does not tell things from stuff, or segments of what predicts no masks; on a
+                window that is none, or segments of an image that would be seen through windows.
         """
         if isinstance(image, list):
-            return [self.predict(one, task, score, threshold, refine, flip, unknown) for one in image]
+            return [self.predict(one, task, score, threshold, refine, flip, unknown, window) for one in image]
         if task not in get_args(Task):
             raise OutmaskError(f"unknown task {task!r}: choose from {', '.join(get_args(Task))}")
         inference.check(score)
@@ -145,10 +156,10 @@ class Predictor(ABC):
         size, refine_by = (pixels.shape[0], pixels.shape[1]), self.taxonomy if refine else None
         panoptic: Panoptic | None = None
         if task == "panoptic":
-            masks, maps = self.masks_and_maps(pixels, [score], size, refine_by, flip)
+            masks, maps = self.masks_and_maps(pixels, [score], size, refine_by, flip, window)
             panoptic = open_set_panoptic(masks, self.taxonomy, maps[score][0].cpu().numpy(), threshold, find)
         else:
-            maps = self.maps(pixels, [score], size, refine_by, flip)
+            maps = self.maps(pixels, [score], size, refine_by, flip, window=window)
         anomaly = maps[score][0].cpu().numpy()
         labels = maps["labels"][0].cpu().numpy().astype(np.int32)
         return OpenSetResult(
@@ -195,8 +206,8 @@ class Segmenter(Predictor):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return next(self.model.parameters()).device
+        """Where the model's weights are; an exported model has none of its own and runs on the CPU."""
+        return next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
 
     def preprocess(self, image: ImageSource) -> Tensor:
         """``(1, 3, h, w)`` float32 on the model's device: the image, resized and normalised as its config says."""
@@ -246,29 +257,43 @@ class Ensemble(Predictor):
 
 
 @overload
-def load(source: str | Path = ..., device: str | torch.device | None = ...) -> Segmenter: ...
+def load(
+    source: str | Path = ..., device: str | torch.device | None = ..., runtime: Runtime | None = ...
+) -> Segmenter: ...
 
 
 @overload
-def load(source: list[str] | list[Path] | list[str | Path], device: str | torch.device | None = ...) -> Ensemble: ...
+def load(
+    source: list[str] | list[Path] | list[str | Path],
+    device: str | torch.device | None = ...,
+    runtime: Runtime | None = ...,
+) -> Ensemble: ...
 
 
 def load(
     source: str | Path | list[str] | list[Path] | list[str | Path] = "street",
     device: str | torch.device | None = None,
+    runtime: Runtime | None = None,
 ) -> Segmenter | Ensemble:
     """Load a model, in eval mode and ready to run; or several, as an ensemble.
 
     Args:
-        source: a bundled model's name, a hub id, a folder (ours or transformers'), an original ``.pkl`` or ``.pth``; or
-            a list of these.
-        device: where to run; by default CUDA where there is one, else the CPU.
+        source: a bundled model's name, a hub id, a folder (ours or transformers'), an original ``.pkl`` or ``.pth``, a
+            file of ``outmask export`` (``.onnx``, ``.xml``); or a list of these.
+        device: where to run; by default CUDA where there is one, else the CPU. Exported files run on the CPU.
+        runtime: ``"onnxruntime"`` or ``"openvino"`` instead of PyTorch: what is no exported file is exported first, to
+            a temporary one.
 
     Raises:
-        OutmaskError: where nothing can be loaded from ``source``; says what was tried. On models that are no ensemble.
+        OutmaskError: where nothing can be loaded from ``source``; says what was tried. On models that are no ensemble,
+            a runtime that is not installed or not the file's, or a model that can only be exported for one size.
     """
     if isinstance(source, list):
-        return Ensemble([load(one, device) for one in source])
+        return Ensemble([load(one, device, runtime) for one in source])
+    if runtime is not None or is_exported(source):
+        if device is not None and torch.device(device).type != "cpu":
+            raise OutmaskError(f"exported models run on the CPU, not on {device}: leave the device out")
+        return _exported(source, runtime)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = load_bundle(str(source))
@@ -280,3 +305,18 @@ def load(
         bundle.operating_points,
         bundle.statistics,
     )
+
+
+def _exported(source: str | Path, runtime: Runtime | None) -> Segmenter:
+    if is_exported(source):
+        model, name = open_exported(Path(source), runtime), Path(source).name
+    else:
+        assert runtime is not None
+        format_ = RUNTIMES[runtime]
+        bundle = load_bundle(str(source))
+        with TemporaryDirectory(prefix="outmask-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / f"model{FORMATS[format_]}"
+            export(bundle, path, format_, names=())
+            model, name = open_exported(path), bundle.name
+    description = model.description
+    return Segmenter(model.eval(), description.taxonomy, description.preprocessing, name, description.operating_points)

@@ -65,7 +65,7 @@ class MaskPrediction:
     @property
     def num_classes(self) -> int:
         """K, the known classes (without *negative* and *no object*)."""
-        return self.class_logits.shape[2] - 1 - self.negative_class
+        return self.class_logits.shape[2] - 1 - int(self.negative_class)  # of a size that is traced, too
 
     def known_class_logits(self) -> Tensor:
         """``(B, N, K + 1)``: the class logits where *negative* and *no object* are one class.

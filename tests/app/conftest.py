@@ -24,6 +24,7 @@ class FakeSegmenter:
         self.operating_points: dict[str, dict[str, object]] = {}
         self.calls = 0
         self.before_each: Callable[[int], None] = lambda call: None
+        self.window: tuple[int, int] | None = None
 
     def prediction(self, image: ImageSource) -> MaskPrediction:
         grey = torch.from_numpy(read_image(image)).float().mean(dim=2)
@@ -46,9 +47,11 @@ class FakeSegmenter:
         refine: bool = False,
         flip: bool = False,
         unknown: str = "preferred_mask",
+        window: tuple[int, int] | None = None,
     ) -> OpenSetResult:
         self.before_each(self.calls)
         self.calls += 1
+        self.window = window
         if task == "semantic" and threshold is None:
             raise OutmaskError("task 'semantic' needs a threshold")
         pixels = read_image(image)

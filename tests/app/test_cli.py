@@ -1,5 +1,6 @@
 """The command line as a whole: help, usage errors, dispatch."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +45,16 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     assert "usage: outmask" in capsys.readouterr().out
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys; from outmask.app.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print({'torch', 'cv2', 'matplotlib', 'transformers'} & set(sys.modules))"
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["list", "models"]])
+def test_help_and_the_list_of_models_wait_for_nothing_heavy(arguments: list[str]) -> None:
+    code = f"import sys; from outmask.app.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
+    code += "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.splitlines()[-1] == "set()"
+    imported = set(ast.literal_eval(output.splitlines()[-1]))
+    assert {"outmask", "jsonargparse"} <= imported
+    heavy = {"torch", "transformers", "lightning", "kornia", "cv2", "numpy", "scipy", "PIL", "matplotlib", "sklearn"}
+    heavy |= {"huggingface_hub", "safetensors", "onnx", "onnxruntime", "openvino", "triton", "gradio", "ray", "h5py"}
+    assert heavy & imported == set()
 
 
 @pytest.mark.parametrize(

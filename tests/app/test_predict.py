@@ -1,15 +1,28 @@
 """``outmask predict`` on good and bad inputs: exit code, standard error, and what is on disk afterwards."""
 
 import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from outmask.app import pipeline
+from outmask.app import predict as predict_module
 from outmask.app.cli import main
+from outmask.errors import ImageError
 
 RNG = np.random.default_rng(0)
 OUTPUTS = ("_overlay.jpg", "_score.npy", "_score.png")
@@ -305,3 +318,234 @@ def test_a_defect_is_not_hidden(run: Any, out: Path, tmp_path: Path, segmenter: 
     with pytest.raises(RuntimeError, match="a defect"):
         run(tmp_path / "in")
     assert [entry["status"] for entry in results(out)["images"]] == ["done"]
+
+
+PATIENCE = 100.0
+"""Seconds that a test waits for what must come; only a defect takes so long."""
+
+
+def test_images_are_read_and_written_while_the_model_works(
+    run: Any, out: Path, tmp_path: Path, segmenter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write(tmp_path / f"in/{name}.png")
+    was_read = {name: threading.Event() for name in "abc"}
+    was_written = {name: threading.Event() for name in "abc"}
+    read_image, save_result = predict_module.read_image, predict_module.save_result
+
+    def read(path: Path) -> Any:
+        was_read[path.stem].set()
+        return read_image(path)
+
+    def save(result: Any, folder: Path, stem: str, labels: bool) -> list[Path]:
+        outputs = save_result(result, folder, stem, labels)
+        was_written[stem].set()
+        return outputs
+
+    def wait(call: int) -> None:
+        assert was_read["abc"[min(call + 1, 2)]].wait(PATIENCE)  # of the next image
+        assert call == 0 or was_written["abc"[call - 1]].wait(PATIENCE)  # of the last one
+
+    monkeypatch.setattr(predict_module, "read_image", read)
+    monkeypatch.setattr(predict_module, "save_result", save)
+    segmenter.before_each = wait
+    assert run(tmp_path / "in") == (0, [])
+    assert names(out) == outputs("a", "b", "c")
+
+
+def test_messages_and_entries_come_in_the_order_of_the_inputs(
+    run: Any, out: Path, tmp_path: Path, segmenter: Any
+) -> None:
+    frames = [Image.new("RGB", (7, 5), color) for color in ("red", "lime")]
+    named, told = [], []
+    for index in range(24):
+        path = tmp_path / f"in/{index}.gif"
+        named.append(str(path))
+        if index % 3 == 0:
+            text(write(path))
+            told.append(f"outmask: {path} is not an image that can be read; expected JPEG, PNG, WebP, TIFF or BMP")
+        elif index % 3 == 1:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frames[0].save(path, save_all=True, append_images=frames[1:])
+            told.append(f"outmask: {path} holds 2 pictures: only the first is used")
+        else:
+            write(path)
+    assert run(tmp_path / "in") == (1, told)
+    entries = results(out)["images"]
+    assert [entry["file"] for entry in entries] == named
+    assert [entry["status"] for entry in entries] == ["failed", "done", "done"] * 8
+
+
+def test_of_an_interrupted_run_nothing_is_told_that_was_only_read_ahead(
+    run: Any, tmp_path: Path, segmenter: Any
+) -> None:
+    write(tmp_path / "in/a.png")
+    text(tmp_path / "in/b.png")
+
+    def interrupt(call: int) -> None:
+        raise KeyboardInterrupt
+
+    segmenter.before_each = interrupt
+    code, err = run(tmp_path / "in")
+    assert (code, len(err)) == (130, 1)
+    assert "interrupted after 0 of 2 images" in err[0]
+
+
+def test_what_is_said_of_every_image_alike_is_told_once(run: Any, tmp_path: Path, segmenter: Any) -> None:
+    for name in "abc":
+        write(tmp_path / f"in/{name}.png")
+    segmenter.before_each = lambda call: logging.getLogger("outmask.test").warning("images of %dx9 pixels", 12)
+    assert run(tmp_path / "in") == (0, ["outmask: images of 12x9 pixels"])
+
+
+def test_a_full_disk_ends_the_run_with_one_line(
+    run: Any, out: Path, tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    for index in range(6):
+        write(tmp_path / f"in/{index}.png", size=(64, 64) if index == 2 else (8, 8))
+    with small_disk(8_000):  # a score of 64 x 64 takes 16 kB
+        code, err = run(tmp_path / "in")
+    assert code == 2
+    assert err == [f"outmask: cannot write {out / '2_score.npy'}: File too large"]
+    written = [name.removesuffix("_overlay.jpg") for name in names(out) if name.endswith("_overlay.jpg")]
+    assert {"0", "1"} <= set(written) <= {"0", "1", "3"}  # what was given before the failure was seen
+    assert names(out) == outputs(*written)
+    assert [Path(entry["file"]).stem for entry in results(out)["images"]] == written
+
+
+_INTERRUPTED = """
+import signal, sys, time
+import outmask
+from outmask.app import cli
+from tests.app.conftest import FakeSegmenter
+
+fake = FakeSegmenter("street")
+
+def before_each(call):
+    print(call, flush=True)
+    time.sleep(0.05)
+
+fake.before_each = before_each
+outmask.load = lambda name: fake
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have its background jobs ignore it
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_whole_files_and_a_true_record(
+    tmp_path: Path, out: Path, number: signal.Signals, code: int
+) -> None:
+    for index in range(100):
+        write(tmp_path / f"in/{index:02}.png", size=(300, 200))
+    command = [sys.executable, "-c", _INTERRUPTED, "predict", str(tmp_path / "in"), "--out", str(out)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "3":
+            assert process.poll() is None
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    done = [Path(entry["file"]).stem for entry in results(out)["images"]]
+    assert 3 <= len(done) < 100
+    assert done == [f"{index:02}" for index in range(len(done))]
+    assert names(out) == outputs(*done)
+    if number == signal.SIGINT:
+        assert err.splitlines() == [
+            f"outmask: interrupted after {len(done)} of 100 images; the same command with --resume goes on"
+        ]
+
+
+def test_no_result_is_kept_beyond_those_being_written(
+    run: Any, tmp_path: Path, segmenter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, images = 64, 40
+    for index in range(images):
+        write(tmp_path / f"in/{index}.png", size=(side, side))
+    made: list[ref[Any]] = []
+    alive, memory = [], []
+    predict = segmenter.predict
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        alive.append(sum(result() is not None for result in made))
+        memory.append(tracemalloc.get_traced_memory()[0])
+        result = predict(*arguments, **options)
+        made.append(ref(result))
+        return result
+
+    monkeypatch.setattr(segmenter, "predict", watched)
+    tracemalloc.start()
+    try:
+        assert run(tmp_path / "in") == (0, [])
+    finally:
+        tracemalloc.stop()
+    # Those that are unfinished, and what each worker has noted but is yet to let go.
+    assert max(alive) <= 2 * pipeline._WORKERS
+    assert len(made) == images
+    assert all(result() is None for result in made)
+    # Later images find the memory as earlier ones did, but for entries of results.json, each far smaller than a map.
+    growth = min(memory[-10:]) - min(memory[5:15])
+    assert growth < 25 * side * side
+
+
+def test_windows_are_asked_for_by_width_and_height(run: Any, out: Path, tmp_path: Path, segmenter: Any) -> None:
+    image = write(tmp_path / "a.png")
+    assert run(image, "--window", "300x200")[0] == 0
+    assert segmenter.window == (200, 300)
+    assert results(out)["window"] == [200, 300]
+    for other in ([], ["--window", "300"]):
+        code, err = run(image, "--resume", *other)
+        assert (code, len(err)) == (2, 1)
+        assert "of a run with window [200, 300]" in err[0]
+    assert run(image, "--resume", "--window", "300x200")[0] == 0
+    assert run(image, "--window", "300")[0] == 0
+    assert segmenter.window == (300, 300)
+    assert run(image)[0] == 0
+    assert segmenter.window is None
+
+
+@pytest.mark.parametrize("window", ["0", "300x", "x", "300x0", "3e2", "-5", "1x2x3", ""])
+def test_a_window_that_is_none_is_bad_usage(run: Any, out: Path, tmp_path: Path, window: str) -> None:
+    code, err = run(write(tmp_path / "a.png"), f"--window={window}")
+    assert (code, len(err)) == (2, 1)
+    assert "expected pixels, such as 2048 or 2048x1024" in err[0]
+    assert not out.exists()
+
+
+def test_windows_would_cut_segments(run: Any, out: Path, tmp_path: Path) -> None:
+    code, err = run(write(tmp_path / "a.png"), "--task", "panoptic", "--window", "300")
+    assert (code, len(err)) == (2, 1)
+    assert "leave one of them out" in err[0]
+    assert not out.exists()
+
+
+def test_an_image_that_the_model_refuses_is_named_and_the_others_are_done(
+    run: Any, out: Path, tmp_path: Path, segmenter: Any
+) -> None:
+    for name in "abc":
+        write(tmp_path / f"in/{name}.png")
+
+    refusals = iter([False, True, False])
+
+    def refuse(call: int) -> None:
+        if next(refusals):
+            raise ImageError("too large for segments")
+
+    segmenter.before_each = refuse
+    refused = f"{tmp_path / 'in/b.png'}: too large for segments"
+    assert run(tmp_path / "in") == (1, [f"outmask: {refused}"])
+    assert names(out) == outputs("a", "c")
+    entries = results(out)["images"]
+    assert [entry["status"] for entry in entries] == ["done", "failed", "done"]
+    assert entries[1]["error"] == refused
+
+
+def test_the_end_says_how_busy_the_model_was(
+    run: Any, tmp_path: Path, segmenter: Any, capsys: pytest.CaptureFixture[str], out: Path
+) -> None:
+    image = write(tmp_path / "a.png")
+    assert main(["predict", str(image), "--out", str(out)]) == 0
+    assert re.fullmatch(rf"1 done in \d+ s \(model busy \d+ %\): {out} \(see results.json\)\n", capsys.readouterr().out)
+    assert main(["predict", str(image), "--out", str(out), "--resume"]) == 0
+    assert re.fullmatch(rf"0 done in 0 s, 1 there already: {out} \(see results.json\)\n", capsys.readouterr().out)

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask.models.mask_decoder import Attention, AttentionKind, DecoderLayer, MaskDecoder
@@ -91,23 +91,25 @@ def test_a_term_without_pixels_sees_everything_the_other_only_its_own() -> None:
         assert seen("global", mask, "background") == background
 
 
-def decoder(attention: AttentionKind = "masked", num_levels: int = 3) -> tuple[MaskDecoder, Tensor, list[Tensor]]:
+def decoder(
+    attention: AttentionKind = "masked", num_levels: int = 3
+) -> tuple[MaskDecoder, Tensor, list[Tensor], nn.Conv2d]:
     torch.manual_seed(0)
     model = MaskDecoder(3, DIM, HEADS, 12, QUERIES, 5, num_levels, attention).eval()
     maps = [torch.randn(2, DIM, 2 * 2**level - 1, 3 * 2**level) for level in range(num_levels)]
-    return model, torch.randn(2, DIM, 17, 23), maps
+    return model, torch.randn(2, DIM, 17, 23), maps, nn.Conv2d(DIM, DIM, 1)
 
 
 @pytest.mark.parametrize("attention", get_args(AttentionKind))
 def test_masks_of_the_resized_embedding_are_the_resized_masks(attention: AttentionKind) -> None:
-    """The decoder resizes the pixel embedding once per level; the paper resizes every layer's masks."""
-    model, embedding, maps = decoder(attention)
+    """The decoder resizes the finest map once per level; the paper resizes every layer's masks."""
+    model, finest, maps, mask_features = decoder(attention)
     masks: list[Tensor] = []
     for layer in model.layers:
         layer.register_forward_pre_hook(lambda _, inputs: masks.append(inputs[4]))
     with torch.no_grad():
         model.train()
-        prediction = model(embedding, maps)
+        prediction = model(finest, maps, mask_features)
     assert len(masks) == len(prediction.auxiliary) == 5
     for index, (mask, previous) in enumerate(zip(masks, prediction.auxiliary, strict=True)):
         size = maps[index % 3].shape[-2:]  # round robin, coarsest first
@@ -116,21 +118,21 @@ def test_masks_of_the_resized_embedding_are_the_resized_masks(attention: Attenti
 
 
 def test_no_gradient_flows_through_the_attention_mask() -> None:
-    model, embedding, maps = decoder()
+    model, finest, maps, mask_features = decoder()
     masks: list[Tensor] = []
     model.layers[0].register_forward_pre_hook(lambda _, inputs: masks.append(inputs[4]))
-    model(embedding.requires_grad_(), maps)
+    model(finest.requires_grad_(), maps, mask_features)
     assert not masks[0].requires_grad
 
 
 def test_logits_come_from_normed_queries() -> None:
     """M2F-EAM eq. 1: the mask is the product of the query's mask embedding and the pixel embedding."""
-    model, embedding, _ = decoder()
+    model, finest, _, mask_features = decoder()
     queries = torch.randn(2, QUERIES, DIM)
     with torch.no_grad():
-        prediction = model.predict(queries, embedding)
+        prediction = model.predict(queries, finest, mask_features)
         normed = model.decoder_norm(queries)
-        product = (model.mask_embed(normed)[:, :, :, None, None] * embedding[:, None]).sum(2)
+        product = (model.mask_embed(normed)[:, :, :, None, None] * mask_features(finest)[:, None]).sum(2)
     torch.testing.assert_close(prediction.mask_logits, product, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(prediction.class_logits, model.class_embed(normed))
 
@@ -138,13 +140,13 @@ def test_logits_come_from_normed_queries() -> None:
 @pytest.mark.parametrize("learning", [[1, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
 def test_gradients_of_mask_logits_are_those_of_the_plain_product(learning: list[int]) -> None:
     """In training the backward leaves out masks without a gradient: only matched ones have any."""
-    model, embedding, _ = decoder()
+    model, finest, _, mask_features = decoder()
     queries = torch.randn(2, QUERIES, DIM)
-    weight = torch.randn(2, QUERIES, *embedding.shape[-2:])
+    weight = torch.randn(2, QUERIES, *finest.shape[-2:])
     weight[0] *= torch.tensor(learning)[:, None, None]
-    leaves = (embedding.requires_grad_(), *model.mask_embed.parameters())
-    masks = model.train().predict(queries, embedding).mask_logits
-    plain = torch.einsum("bnc,bchw->bnhw", model.mask_embed(model.decoder_norm(queries)), embedding)
+    leaves = (finest.requires_grad_(), *model.mask_embed.parameters(), *mask_features.parameters())
+    masks = model.train().predict(queries, finest, mask_features).mask_logits
+    plain = torch.einsum("bnc,bchw->bnhw", model.mask_embed(model.decoder_norm(queries)), mask_features(finest))
     for given, expected in zip(
         torch.autograd.grad(masks, leaves, weight), torch.autograd.grad(plain, leaves, weight), strict=True
     ):

@@ -22,7 +22,8 @@ def test_logits_are_a_1x1_classifier_of_mask2formers_pixel_embeddings(tiny: Call
     assert all(name.startswith("mask_decoder.") for name in report.unexpected_keys)
     pixels = torch.randn(2, 3, 75, 101)
     with torch.no_grad():
-        embedding, _ = donor.pixel_decoder(donor.backbone(pixels))
+        finest, _ = donor.pixel_decoder(donor.backbone(pixels))
+        embedding = donor.pixel_decoder.mask_features(finest)
         expected = F.conv2d(embedding, model.head.classes.weight, model.head.classes.bias)
         assert torch.equal(model(pixels).logits, expected)
 

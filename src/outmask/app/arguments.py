@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import outmask
+from outmask.app.terminal import tell
 from outmask.checkpoints import local_folder
 from outmask.checkpoints.folder import read_config
 from outmask.checkpoints.statistics import STATISTICS
 from outmask.errors import OutmaskError
+from outmask.export import is_exported
 from outmask.openset import inference
 from outmask.openset.unknown_objects import finder
 
 if TYPE_CHECKING:
+    from outmask.export import Runtime
     from outmask.segmenter import Ensemble, Segmenter
     from outmask.types import Unknown
 
@@ -67,24 +70,31 @@ def model_names(text: str) -> list[str]:
     return [text] if Path(text).exists() else [name.strip() for name in text.split(",")]
 
 
-def open_model(text: str) -> Segmenter | Ensemble:
-    """The model that ``--model`` names, or the ensemble of several.
+def open_model(text: str, runtime: Runtime | None = None) -> Segmenter | Ensemble:
+    """The model that ``--model`` names, or the ensemble of several, in PyTorch or the runtime that is asked for.
 
     Raises:
         OutmaskError: where one of them can't be loaded, or they are no ensemble.
     """
     names = model_names(text)
-    return outmask.load(names[0]) if len(names) == 1 else outmask.load(names)
+    for name in names:
+        if runtime is not None and not is_exported(name):
+            tell(f"exporting {name} for {runtime}, to a temporary file")
+    options: dict[str, Runtime] = {} if runtime is None else {"runtime": runtime}
+    return outmask.load(names[0], **options) if len(names) == 1 else outmask.load(names, **options)
 
 
 def model_identity(text: str) -> str:
     """What tells a model from another one of the same name: hashes of its weights and of its detectors' statistics.
 
-    Of an ensemble, those of its members; of what is no folder of ours, its name alone.
+    Of an ensemble, those of its members; of an exported file, the hash of its bytes; of any other, its name alone.
     """
     parts = []
     for name in model_names(text):
         parts.append(name)
+        if is_exported(name):
+            files = [Path(name), Path(name).with_suffix(".bin")]
+            parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
         folder = local_folder(name)
         if folder is not None:
             parts += map(str, read_config(folder).get("hashes", {}).values())

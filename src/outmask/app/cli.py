@@ -6,6 +6,7 @@ line on standard error; 130 interrupted. Commands import what they need when the
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -17,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from outmask.app import BAD_USAGE, DONE, INTERRUPTED
 from outmask.errors import OutmaskError
 
-_MODEL_HELP = "bundled name, folder, checkpoint file or hub id"
+_MODEL_HELP = "bundled name, folder, checkpoint or exported file, or hub id"
 _MODELS_HELP = f"{_MODEL_HELP}; several are an ensemble"
 
 
@@ -100,6 +101,17 @@ def _parser() -> ArgumentParser:
         help="how --task panoptic finds unknown objects (default: preferred_mask); mining, and negative_class of "
         "models that have learned that class, need no threshold",
     )
+    predict.add_argument(
+        "--window",
+        metavar="PX[xPX]",
+        help="see images through overlapping windows of this width (x height), so that large ones fit into memory; by "
+        "default only where the model would get more than 8 megapixels",
+    )
+    predict.add_argument(
+        "--runtime",
+        choices=["onnxruntime", "openvino"],
+        help="run in this instead of PyTorch; a model that outmask export did not write is exported first",
+    )
     predict.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--resume", action="store_true", help="skip images whose results are there already")
 
@@ -167,6 +179,18 @@ def _parser() -> ArgumentParser:
     fit.add_argument("--data_root", metavar="DIR", help="folder of the recipe's datasets")
     fit.add_argument("--images", type=int, metavar="N", help="so many training images at random (default: all)")
 
+    export = command("export", "Write a model, with its scores, as a file that onnxruntime or OpenVINO runs alone.")
+    export.add_argument("file", metavar="FILE", help="what to write: .onnx, or .xml with its .bin beside it")
+    export.add_argument("--model", default="street", metavar="M", help=_MODEL_HELP)
+    export.add_argument("--format", choices=["onnx", "openvino"], required=True, help="whose file")
+    export.add_argument("--score", default="eam", metavar="S[,S...]", help="scores that the file computes")
+    export.add_argument(
+        "--size", metavar="HxW", help="for one image of this height and width only (default: any number and size)"
+    )
+    export.add_argument(
+        "--int8", metavar="DIR", help="compute in 8 bits where it costs little; ranges are taken from images in DIR"
+    )
+
     submit = command("submit", "Write what the server of a test with hidden labels takes.")
     submit.add_argument(
         "--benchmark",
@@ -182,8 +206,15 @@ def _parser() -> ArgumentParser:
     submit.add_argument("--resume", action="store_true", help="go on where the submission in --out was interrupted")
 
     bench = command("bench", "Measure speed and memory against peers, in one run, with the difference of the outputs.")
-    bench.add_argument("what", choices=["metrics", "train"], help="what to measure")
+    bench.add_argument(
+        "what",
+        choices=["speed", "scores", "deformable", "growth", "gpu", "metrics", "train"],
+        help="what to measure; gpu needs a CUDA device",
+    )
     bench.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    bench.add_argument(
+        "--markdown", metavar="FILE", help="also put the table into this document, after its <!-- bench NAME -->"
+    )
 
     train = command("train", "Train a model by a recipe, resumable at any time; see outmask train --help.")
     train.add_argument(
@@ -234,6 +265,9 @@ def _demo(out: str) -> int:
 
 
 def _predict(**options: Any) -> int:
+    if "torch" not in sys.modules:
+        # Its threads, waiting for each other actively, would take the cores that reading and writing need.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from outmask.app.predict import predict
 
     return predict(**options)
@@ -257,16 +291,22 @@ def _fit(**options: Any) -> int:
     return fitting(**options)
 
 
+def _export(**options: Any) -> int:
+    from outmask.app.exporting import exporting
+
+    return exporting(**options)
+
+
 def _submit(**options: Any) -> int:
     from outmask.app.submitting import submitting
 
     return submitting(**options)
 
 
-def _bench(what: str, json: str | None) -> int:
-    from outmask.app.bench import bench
+def _bench(**options: Any) -> int:
+    from outmask.app.bench.command import bench
 
-    return bench(what, json)
+    return bench(**options)
 
 
 def _train(arguments: list[str]) -> int:
@@ -306,6 +346,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": _evaluate,
     "calibrate": _calibrate,
     "fit": _fit,
+    "export": _export,
     "submit": _submit,
     "bench": _bench,
     "train": _train,
@@ -354,7 +395,7 @@ def _usage_error(error: ArgumentError, arguments: list[str]) -> str:
     return f"{message}; see outmask {name + ' ' if name else ''}--help"
 
 
-_POSITIONAL = {"paths": "PATH", "what": "what to list, measure or reproduce"}
+_POSITIONAL = {"paths": "PATH", "file": "FILE", "what": "what to list, measure or reproduce"}
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +20,8 @@ stdout = Console()
 if not stdout.is_terminal:
     stdout.width = 160  # rich's 80 columns would break the tables of a log
 
+_held_back: ContextVar[list[str] | None] = ContextVar("held_back", default=None)
+
 
 def say(line: str) -> None:
     """One line on standard output, never wrapped, so that a path in it can be copied."""
@@ -27,7 +30,26 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """One line on standard error, above a progress bar if there is one, never wrapped or coloured."""
+    held_back = _held_back.get()
+    if held_back is not None:
+        held_back.append(line)
+        return
     stderr.print(f"outmask: {line}", soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+@contextmanager
+def holding_back() -> Iterator[list[str]]:
+    """Within the block, what this thread would tell is collected instead, so that it can be told when its turn comes.
+
+    Yields:
+        the lines so far.
+    """
+    lines: list[str] = []
+    token = _held_back.set(lines)
+    try:
+        yield lines
+    finally:
+        _held_back.reset(token)
 
 
 def progress_bar() -> Progress:
@@ -54,7 +76,7 @@ def walks(bar: Progress, benchmark: Benchmark) -> Walks:
 
 @contextmanager
 def log_on_stderr() -> Iterator[None]:
-    """Within the block, outmask's own warnings are told as single lines."""
+    """Within the block, outmask's own warnings are told as single lines; what is said of every image alike, once."""
     handler = _Teller(logging.WARNING)
     logger = logging.getLogger("outmask")
     logger.addHandler(handler)
@@ -65,5 +87,12 @@ def log_on_stderr() -> Iterator[None]:
 
 
 class _Teller(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._told: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        tell(record.getMessage())
+        line = record.getMessage()
+        if line not in self._told:
+            self._told.add(line)
+            tell(line)

@@ -80,7 +80,7 @@ class TransformersBackbone(nn.Module):
         height, width = pixels.shape[-2:]
         maps = self.body(F.pad(pixels, (0, -width % 32, 0, -height % 32))).feature_maps
         return [
-            feature[..., : -(-height // stride), : -(-width // stride)]
+            feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
             for feature, stride in zip(maps, (4, 8, 16, 32), strict=True)
         ]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask import kernels
-from outmask.models.linear import Linear
+from outmask.models.linear import Linear, is_learning
 
 # torch says so once of every sparse matrix in rows; the one product used here is tested.
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -124,15 +124,15 @@ def own_places(sizes: LevelSizes, num_heads: int, num_points: int, like: Tensor)
         y = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / height
         x = (torch.arange(width, device=like.device, dtype=dtype) + 0.5) / width
         centres.append(torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1).flatten(0, 1))
-    extent = torch.tensor([(width, height) for height, width in sizes], device=like.device, dtype=dtype)
     # x * width - 1/2 is where grid_sample (align_corners=False) reads.
-    pixels = torch.cat(centres)[:, None] * extent - 0.5
-    return pixels[:, None, :, None].repeat(1, num_heads, 1, num_points, 1)
+    x, y = torch.cat(centres).unbind(-1)
+    pixels = torch.stack([torch.stack((x * width, y * height), -1) for height, width in sizes], 1) - 0.5
+    return pixels[:, None, :, None].expand(-1, num_heads, -1, num_points, -1).contiguous()
 
 
 def _softmax(logits: Tensor) -> Tensor:
     """Over the last dimension, of a dozen entries: torch's own takes three times as long where rows are that short."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if is_learning(logits) or torch.compiler.is_compiling():
         return logits.softmax(-1)
     exponential = (logits - logits.amax(-1, keepdim=True)).exp_()
     return exponential.div_(exponential.sum(-1, keepdim=True))
@@ -157,8 +157,8 @@ def grid_sample_attention(value: Tensor, sizes: LevelSizes, pixels: Tensor, weig
     levels = torch.split(value.to(pixels.dtype), [height * width for height, width in sizes], dim=1)
     for level, (height, width) in enumerate(sizes):
         image = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        extent = pixels.new_tensor([width, height])
-        grid = (2 * pixels[:, :, :, level] + 1) / extent - 1
+        x, y = pixels[:, :, :, level].unbind(-1)
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
         grid = grid.transpose(1, 2).reshape(batch * heads, queries, points, 2)
         sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weight = weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, 1, queries, points)
@@ -229,7 +229,7 @@ def _gather(table: Tensor, sizes: LevelSizes, pixels: Tensor, weights: Tensor) -
     index = bags(above, above + heads, below, below + heads)
     coefficient = bags(upper - upper_right, upper_right, lower - lower_right, lower_right).to(table.dtype)
     table = table.view(-1, channels)
-    if torch.is_grad_enabled() and (table.requires_grad or coefficient.requires_grad):
+    if is_learning(table, coefficient):
         output: Tensor = _WeightedBag.apply(table, index, coefficient)  # type: ignore[no-untyped-call]
     else:
         output = F.embedding_bag(index, table, per_sample_weights=coefficient, mode="sum")

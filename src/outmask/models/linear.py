@@ -18,8 +18,9 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features)`` -> ``(..., out_features)``."""
         if (
-            torch.is_grad_enabled()
+            is_learning(input, self.weight)
             or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
             or input.device.type != "cpu"
             or input.dtype != torch.float32
             or self.weight.dtype != torch.float32
@@ -30,3 +31,8 @@ class Linear(nn.Linear):
         pixels = input.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
         output = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
         return output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
+
+
+def is_learning(*tensors: Tensor) -> bool:
+    """Whether what is computed from these tensors will be asked for gradients."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -112,6 +112,6 @@ class Mask2Former(nn.Module):
         """``(B, 3, H, W)`` -> class logits ``(B, N, K + 1)``, mask logits ``(B, N, ceil(H / 4), ceil(W / 4))``."""
         # Channels-last: convolutions are faster, those of 1x1 most of all, and their maps are tokens as they are.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        pixel_embedding, maps = self.pixel_decoder(self.backbone(pixels))
-        prediction: MaskPrediction = self.mask_decoder(pixel_embedding, maps)
+        finest, maps = self.pixel_decoder(self.backbone(pixels))
+        prediction: MaskPrediction = self.mask_decoder(finest, maps, self.pixel_decoder.mask_features)
         return prediction

@@ -59,27 +59,26 @@ class MaskDecoder(nn.Module):
             Linear(dim, dim), nn.ReLU(inplace=True), Linear(dim, dim), nn.ReLU(inplace=True), Linear(dim, dim)
         )
 
-    def forward(self, pixel_embedding: Tensor, maps: Sequence[Tensor]) -> MaskPrediction:
+    def forward(self, finest: Tensor, maps: Sequence[Tensor], mask_features: nn.Conv2d) -> MaskPrediction:
         """Decode masks.
 
         Args:
-            pixel_embedding: ``(B, dim, h, w)``.
+            finest: ``(B, dim, h, w)``.
             maps: ``num_levels`` maps ``(B, dim, h_l, w_l)``, coarsest first.
+            mask_features: the 1x1 convolution from ``finest`` to pixel embeddings.
 
         Returns:
             the last layer's prediction; in train mode with the inner layers' in ``auxiliary``.
         """
-        batch = pixel_embedding.shape[0]
+        batch = finest.shape[0]
         keys, values, shrunk = [], [], []
         for feature, embed in zip(maps, self.level_embed, strict=True):
             height, width = feature.shape[-2:]
             value = feature.flatten(2).transpose(1, 2) + embed
             values.append(value)
             keys.append(value + sine_positions((height, width), value.shape[2], value))
-            # Resizing is linear: masks of the resized embedding are the resized masks, at a fraction of the cost.
-            shrunk.append(
-                F.interpolate(pixel_embedding, (height, width), mode="bilinear", align_corners=False).flatten(2)
-            )
+            # Resizing is linear: masks of the resized map are the resized masks, at a fraction of the cost.
+            shrunk.append(F.interpolate(finest, (height, width), mode="bilinear", align_corners=False))
 
         position = self.query_embed.expand(batch, -1, -1)
         queries = self.query_feat.expand(batch, -1, -1)
@@ -87,38 +86,38 @@ class MaskDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             level = index % self.num_levels
             with torch.no_grad():  # a mask decides where to look; it does not learn from that
-                mask = torch.bmm(self._mask_embedding(queries), shrunk[level])
+                mask = self._mask_logits(queries, shrunk[level], mask_features)
             queries = layer(queries, position, keys[level], values[level], mask)
             states.append(queries)
         if not self.training:
-            return self.predict(queries, pixel_embedding)
-        # All layers at once: one product with the pixel embeddings, and one gradient of them.
-        together = self.predict(torch.cat(states, 1), pixel_embedding)
+            return self.predict(queries, finest, mask_features)
+        # All layers at once: one product with the pixels, and one gradient of them.
+        together = self.predict(torch.cat(states, 1), finest, mask_features)
         by_layer = (batch, len(states), -1)
         *inner, last = (
             replace(together, class_logits=class_logits, mask_logits=mask_logits)
             for class_logits, mask_logits in zip(
                 together.class_logits.reshape(*by_layer, together.class_logits.shape[-1]).unbind(1),
-                together.mask_logits.reshape(*by_layer, *pixel_embedding.shape[-2:]).unbind(1),
+                together.mask_logits.reshape(*by_layer, *finest.shape[-2:]).unbind(1),
                 strict=True,
             )
         )
         return replace(last, auxiliary=tuple(inner))
 
-    def predict(self, queries: Tensor, pixel_embedding: Tensor) -> MaskPrediction:
-        """Class and mask logits of ``(B, N, dim)`` queries (M2F-EAM eq. 1)."""
-        embedding, pixels = self._mask_embedding(queries), pixel_embedding.flatten(2)
-        if self.training and pixels.device.type == "cpu":
-            masks: Tensor = _MaskLogits.apply(embedding, pixels)  # type: ignore[no-untyped-call]
-        else:
-            masks = torch.bmm(embedding, pixels)
-        mask_logits = masks.reshape(*masks.shape[:2], *pixel_embedding.shape[-2:])
+    def predict(self, queries: Tensor, finest: Tensor, mask_features: nn.Conv2d) -> MaskPrediction:
+        """Class and mask logits of ``(B, N, dim)`` queries (M2F-EAM eq. 1); other arguments as of :meth:`forward`."""
+        masks = self._mask_logits(queries, finest, mask_features)
+        mask_logits = masks.reshape(*masks.shape[:2], *finest.shape[-2:])
         class_logits = self.class_embed(self.decoder_norm(queries))
         return MaskPrediction(class_logits, mask_logits, negative_class=self.negative_class)
 
-    def _mask_embedding(self, queries: Tensor) -> Tensor:
+    def _mask_logits(self, queries: Tensor, pixels: Tensor, mask_features: nn.Conv2d) -> Tensor:
+        """``E (W x + b) = (E W) x + E b``, ``(B, N, S)``: a product for 100 queries instead of one for every pixel."""
+        assert mask_features.bias is not None
         embedding: Tensor = self.mask_embed(self.decoder_norm(queries))
-        return embedding
+        product = _MaskLogits.apply if self.training and pixels.is_cpu else torch.bmm
+        masks: Tensor = product(embedding @ mask_features.weight.flatten(1), pixels.flatten(2))
+        return masks.add_((embedding @ mask_features.bias)[..., None])
 
 
 class _MaskLogits(torch.autograd.Function):

@@ -28,14 +28,14 @@ class SameConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C', ceil(H / stride), ceil(W / stride))``."""
+        if self.stride == (1, 1):
+            return F.conv2d(input, self.weight, self.bias, padding="same", groups=self.groups)
         pads: list[int] = []
         for axis in (3, 2):  # F.pad begins at the last axis
-            size, kernel, stride = input.shape[axis], self.kernel_size[axis - 2], self.stride[axis - 2]
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            kernel, stride = self.kernel_size[axis - 2], self.stride[axis - 2]
+            total = kernel - stride + -input.shape[axis] % stride
             pads += [total // 2, total - total // 2]
-        if any(pads):
-            input = F.pad(input, pads)
-        return F.conv2d(input, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, groups=self.groups)
 
 
 class InvertedResidual(nn.Module):

@@ -102,7 +102,8 @@ class PerPixel(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """``(B, 3, H, W)`` -> the pixel embeddings that ``head`` classifies, ``(B, dim, ceil(H / 4), ceil(W / 4))``."""
-        pixel_embedding: Tensor = self.pixel_decoder(self.backbone(pixels))[0]
+        finest, _ = self.pixel_decoder(self.backbone(pixels))
+        pixel_embedding: Tensor = self.pixel_decoder.mask_features(finest)
         return pixel_embedding
 
     def forward(self, pixels: Tensor) -> PixelPrediction:

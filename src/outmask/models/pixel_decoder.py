@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask.models.deformable import DeformableAttention, LevelSizes, own_places
-from outmask.models.linear import Linear
+from outmask.models.linear import Linear, is_learning
 from outmask.models.positions import sine_positions
 
 # Tokens that a layer takes at once. 512 to 1024 were a tenth slower than this, all of a 512 x 1024 image's as fast; a
@@ -71,7 +71,8 @@ class PixelDecoder(nn.Module):
             features: ``(B, C_i, h_i, w_i)`` at 1/4, 1/8, 1/16, 1/32.
 
         Returns:
-            pixel embeddings ``(B, dim, h/4, w/4)`` and the ``output_levels`` coarsest maps, coarsest first.
+            the map at 1/4, ``(B, dim, h/4, w/4)``, of which ``mask_features`` makes pixel embeddings, and the
+            ``output_levels`` coarsest maps, coarsest first.
         """
         coarse_to_fine = list(features)[::-1]
         maps = self.encode(coarse_to_fine[: self.encoder_levels])
@@ -81,7 +82,7 @@ class PixelDecoder(nn.Module):
             side = lateral(feature)
             above = F.interpolate(maps[-1], size=side.shape[-2:], mode="bilinear", align_corners=False)
             maps.append(output(above.add_(side)))
-        return self.mask_features(maps[-1]), maps[: self.output_levels]
+        return maps[-1], maps[: self.output_levels]
 
     def encode(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Self-attention among all pixels of the coarse maps, each at its own scale and at the others'."""
@@ -126,18 +127,16 @@ class EncoderLayer(nn.Module):
             ``(B, S, dim)``.
         """
         attend = self.self_attn.over(tokens, sizes)
-        count = _tokens_at_once(tokens)
-        done = []
-        for own, embedding, around in zip(
-            torch.split(tokens, count, 1), torch.split(position, count), torch.split(places, count), strict=True
-        ):
+
+        def attended(own: Tensor, embedding: Tensor, around: Tensor) -> Tensor:
             own = self.norm1(own + attend(own + embedding, around))
-            done.append(self.norm2(own + self.linear2(F.relu(self.linear1(own), inplace=True))))
-        return torch.cat(done, 1)
+            output: Tensor = self.norm2(own + self.linear2(F.relu(self.linear1(own), inplace=True)))
+            return output
 
-
-def _tokens_at_once(tokens: Tensor) -> int:
-    """How many of the ``(B, S, dim)`` tokens of each image a layer takes at once."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.device.type != "cpu":
-        return tokens.shape[1]
-    return max(1, _CPU_TOKENS // len(tokens))
+        if self.self_attn.exportable:  # a trace would keep the number of pieces of the one image that it saw
+            return attended(tokens, position, places)
+        # A gradient needs all at once; what is compiled should not depend on their number.
+        whole = is_learning(tokens, *self.parameters()) or torch.compiler.is_compiling() or not tokens.is_cpu
+        count = tokens.shape[1] if whole else max(1, _CPU_TOKENS // len(tokens))
+        pieces = torch.split(tokens, count, 1), torch.split(position, count), torch.split(places, count)
+        return torch.cat([attended(*piece) for piece in zip(*pieces, strict=True)], 1)

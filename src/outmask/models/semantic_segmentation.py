@@ -139,7 +139,7 @@ class SemanticSegmentationModel(nn.Module):
         padded = F.pad(pixels, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE))
         logits = self.network(pixel_values=padded).logits
         stride = padded.shape[-1] // logits.shape[-1]
-        logits = logits[..., : -(-height // stride), : -(-width // stride)]
+        logits = logits[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
         classes = self.config.num_classes
         return PixelPrediction(logits[:, :classes], logits[:, classes] if self.config.outlier_head else None)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outmask.openset.tiles import computing_dtype, strongest, tiles
+from outmask.openset.tiles import computing_dtype, tiles
 from outmask.types import MaskPrediction
 
 _CONFIDENT = 0.8
@@ -54,19 +54,37 @@ def claimed_pixels(prediction: MaskPrediction, size: tuple[int, int]) -> Claims:
     with torch.autocast(masks.device.type, enabled=False):
         kept, probability, class_id = _confident(prediction.class_logits[0].to(computing_dtype(masks)))
         count = len(kept)
-        preferred = torch.full(size, count, dtype=torch.int32, device=masks.device)
-        area, held = (torch.zeros(count, dtype=torch.int64, device=masks.device) for _ in range(2))
+        # Of each pixel, twice the rank of the mask that it prefers (the first: n - 1), and 1 more if that one holds it.
+        codes = torch.zeros(size, dtype=torch.int32, device=masks.device)
+        ranks = torch.arange(count - 1, -1, -1, dtype=torch.int32, device=masks.device)[:, None, None]
+        held = torch.zeros(count, dtype=torch.int64, device=masks.device)
+        scratch = torch.empty(0, dtype=_BITS[computing_dtype(masks)], device=masks.device)
         for rows, tile in tiles(masks[kept], size):
-            holds = tile >= 0  # m >= 0.5
-            best = strongest(tile.sigmoid_().mul_(probability[:, None, None]))
-            area += torch.bincount(best.flatten(), minlength=count)
-            held += holds.count_nonzero((1, 2))
-            preferred[rows] = torch.where(holds.gather(0, best[None])[0], best, count).int()
-        painted = torch.bincount(preferred.flatten(), minlength=count + 1)[:count] > 0
-        painted &= area.double() / held >= _UNCOVERED
-    numbers = np.append((painted.cumsum(0) * painted).cpu().numpy(), 0).astype(np.int32)
+            # 1 where m >= 0.5; adding 0 makes a zero of -0.
+            holds = _sign(tile.add_(0), out=scratch.resize_(tile.shape)).add_(1)
+            held += holds.flatten(1).sum(1, dtype=torch.int32)
+            values = tile.sigmoid_().mul_(probability[:, None, None])
+            weaker = _sign(values.sub_(values.amax(0)))  # all ones where another mask is preferred
+            # Of equals the first has the largest code.
+            codes[rows] = holds.add_(2 * ranks).bitwise_or_(weaker).amax(0)
+        pixels = torch.bincount(codes.flatten(), minlength=2 * max(count, 1)).view(-1, 2)[:count].flip(0)
+        painted = (pixels[:, 1] > 0) & (pixels.sum(1).double() / held >= _UNCOVERED)
+    numbers = np.zeros((max(count, 1), 2), np.int32)
+    numbers[:count, 1] = (painted.cumsum(0) * painted).flip(0).cpu().numpy()
     classes = list(zip(class_id[painted].tolist(), probability[painted].tolist(), strict=True))
-    return Claims(numbers[preferred.cpu().numpy()], classes)
+    return Claims(numbers.ravel()[codes.cpu().numpy()], classes)
+
+
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def _sign(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """-1 where the sign bit is set, else 0, in integers of the same width; in place of the values, or in ``out``.
+
+    Comparisons give bools, which takes them several times as long.
+    """
+    bits = values.view(_BITS[values.dtype])
+    return torch.bitwise_right_shift(bits, 8 * bits.itemsize - 1, out=bits if out is None else out)
 
 
 def _confident(class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

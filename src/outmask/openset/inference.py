@@ -1,29 +1,43 @@
 """From an image to its score maps and labels: predicted, scored, refined, averaged with its mirror image and members.
 
+Large images are seen through overlapping windows. What is averaged (members, an image and its mirror image) is averaged
+within each window, so that the mirrored windows are the mirror images of the same windows.
+
 Whatever can be asked of an image has a name: the scores of ``outmask.scores``, which are functions of a prediction, and
 the detectors of ``outmask.detectors``, which ask the model itself.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from outmask import detectors, scores
 from outmask.detectors import DETECTORS, ensemble_maps
-from outmask.errors import OutmaskError
+from outmask.errors import ImageError, OutmaskError
 from outmask.openset.flip import flip_averaged
 from outmask.openset.refine import refine, refinement_mask
+from outmask.openset.windows import fitting_window, window_size, windowed
 from outmask.types import MaskPrediction, Taxonomy
 
 Size = tuple[int, int]
+Window = int | Size
+"""Its side, or ``(height, width)``, in pixels of the image."""
+
+MOST_PIXELS = 8 << 20
+"""Of a model's input, more than a 4K frame has; images that would give it more are seen through windows."""
+
+_log = logging.getLogger(__name__)
 
 
 class Member(detectors.Subject, Protocol):
@@ -77,6 +91,27 @@ def display_range(member: Member, name: str) -> tuple[float, float]:
     return scores.display_range(name, member.taxonomy.num_classes)
 
 
+def window_for(members: Sequence[Member], size: Size, window: Window | None = None) -> Size | None:
+    """The window through which an image is seen.
+
+    Args:
+        members: one model or several.
+        size: ``(height, width)`` of the image.
+        window: as asked for; None for windows where a member's input would have more than :data:`MOST_PIXELS`.
+
+    Returns:
+        ``(height, width)``, or None where the image is seen as a whole.
+
+    Raises:
+        OutmaskError: on a window that is none.
+    """
+    if window is None:
+        shapes = [member.preprocessing.size for member in members]
+        return fitting_window(size, lambda *sides: max(math.prod(shape(*sides)) for shape in shapes), MOST_PIXELS)
+    height, width = window_size(window)
+    return None if height >= size[0] and width >= size[1] else (height, width)
+
+
 def score_maps(
     members: Sequence[Member],
     image: NDArray[np.uint8],
@@ -86,11 +121,13 @@ def score_maps(
     flip: bool = False,
     remove: Literal["stuff", "things"] = "stuff",
     predictions: Sequence[scores.Prediction] | None = None,
+    window: Window | None = None,
 ) -> dict[str, Tensor]:
     """Scores and closed-set labels of one image.
 
     A detector's map, which has the size of the pixels that the model sees, is resized bilinearly to ``size``; of a
-    score, the logits are. Each detector runs the model anew.
+    score, the logits are. Each detector runs the model anew. Windows have the scores of an image of their own, at the
+    image's resolution; where ``size`` is another, what was blended from them is resized.
 
     Args:
         members: one model; or several, an ensemble, combined as by ``outmask.detectors.ensemble_maps``.
@@ -102,6 +139,8 @@ def score_maps(
         flip: average the scores with those of the mirrored image; each model is asked twice.
         remove: what refinement removes; see :func:`outmask.openset.refine.refinement_mask`.
         predictions: of the members, of this image, where they are at hand: the models are not asked for them again.
+        window: see the image through overlapping windows; see :func:`outmask.openset.windows.windowed`. By default as
+            :func:`window_for` says, with a warning in the log.
 
     Returns:
         a name -> ``(1, height, width)`` float32, larger = more anomalous, and ``"labels"`` int64.
@@ -111,7 +150,7 @@ def score_maps(
             the model does not have; on a detector whose statistics are missing.
     """
 
-    def view(seen: NDArray[np.uint8]) -> dict[str, Tensor]:
+    def view(size: Size, seen: NDArray[np.uint8]) -> dict[str, Tensor]:
         own = predictions if predictions is not None and seen is image else [each.prediction(seen) for each in members]
         parts = [
             _member_maps(member, prediction, seen, names, size, refine_by, remove)
@@ -119,7 +158,21 @@ def score_maps(
         ]
         return parts[0] if len(parts) == 1 else ensemble_maps(own, parts, size)
 
-    return flip_averaged(view, image) if flip else view(image)
+    def averaged(size: Size, seen: NDArray[np.uint8]) -> dict[str, Tensor]:
+        return flip_averaged(partial(view, size), seen) if flip else view(size, seen)
+
+    own_size = (image.shape[0], image.shape[1])
+    chosen = window_for(members, own_size, window)
+    if chosen is None:
+        return averaged(size, image)
+    if window is None:
+        _log.warning(
+            "images of %dx%d pixels are too large for the model and seen through windows of %dx%d",
+            *own_size[::-1],
+            *chosen[::-1],
+        )
+    maps = windowed(lambda part: averaged((part.shape[0], part.shape[1]), part), image, chosen)
+    return maps if size == own_size else {name: _resized(map_, size) for name, map_ in maps.items()}
 
 
 def masks_and_maps(
@@ -129,22 +182,44 @@ def masks_and_maps(
     size: Size,
     refine_by: Taxonomy | None = None,
     flip: bool = False,
+    window: Window | None = None,
 ) -> tuple[MaskPrediction, dict[str, Tensor]]:
     """The masks of an image, of which segments are made, and its :func:`score_maps`, from one pass.
 
     Args:
         members: one mask classifier.
         image, names, size, refine_by, flip: as of :func:`score_maps`. The masks are those of the image as it is.
+        window: as of :func:`window_for`, and at least as large as the image.
 
     Raises:
         OutmaskError: as :func:`score_maps`; on an ensemble, or a per-pixel classifier.
+        ImageError: on an image that would be seen through windows.
     """
     if len(members) > 1:
         raise OutmaskError("an ensemble has no masks of its own, and segments are made of masks: choose one model")
+    own_size = (image.shape[0], image.shape[1])
+    if window_for(members, own_size, window) is not None:
+        raise ImageError(
+            f"an image of {own_size[1]}x{own_size[0]} pixels would be seen through windows, and those cut objects: for "
+            "segments, scale it down" + ("" if window is None else ", or choose a window that covers it")
+        )
     prediction = members[0].prediction(image)
     if not isinstance(prediction, MaskPrediction):
         raise OutmaskError("segments are made of masks, and this model predicts none: choose a mask classifier")
-    return prediction, score_maps(members, image, names, size, refine_by, flip, predictions=[prediction])
+    return prediction, score_maps(
+        members, image, names, size, refine_by, flip, predictions=[prediction], window=own_size
+    )
+
+
+def _resized(map_: Tensor, size: Size) -> Tensor:
+    """``(1, h, w)`` -> ``(1, *size)``: scores bilinearly, labels to the nearest."""
+    if map_.is_floating_point():
+        return F.interpolate(map_[None], size, mode="bilinear", align_corners=False)[0]
+    rows, columns = (
+        ((torch.arange(side, device=map_.device) + 0.5) * (own / side)).long()
+        for side, own in zip(size, map_.shape[-2:], strict=True)
+    )
+    return map_[..., rows[:, None], columns]
 
 
 def _member_maps(

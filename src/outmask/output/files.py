@@ -262,8 +262,11 @@ class RunFile:
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:
+    array = np.ascontiguousarray(array)
     with replacing(path) as file:
-        np.save(file, array)
+        # As np.save does, which says of a full disk how many bytes it took, not that it is full.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _as_id_picture(ids: NDArray[np.int32]) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -7,19 +7,21 @@ scores read (``L``, its maximum, the strongest mask's logit) is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from outmask import kernels
 from outmask.scores.declarations import Pool, Score, Stack, Weights, class_probabilities
 from outmask.scores.upsampling import upsampled_tiles
 from outmask.types import MaskPrediction
 
-# Mask logits of a tile. CPU: time hardly changed from 2 to 5 MB (2 MB of second-level cache a core) and rose below.
-# GPU: unmeasured; large enough that launches are worth their while.
+# A tile's mask logits or, where a kernel keeps those in registers, its pooled values. CPU: time hardly changed from 2
+# to 5 MB (2 MB of second-level cache a core) and rose below. GPU: unmeasured; large enough that launches are worth
+# their while.
 _CPU_TILE_BYTES = 4 << 20
 _GPU_TILE_BYTES = 64 << 20
 
@@ -60,34 +62,24 @@ def evaluate(
         OutmaskError: where a score needs more classes than there are.
     """
     masks = prediction.mask_logits
-    batch, count = masks.shape[:2]
-    device, width = masks.device, size[1]
+    batch, device, width = len(masks), masks.device, size[1]
     dtype = torch.promote_types(torch.promote_types(masks.dtype, prediction.class_logits.dtype), torch.float32)
-    if tile_rows is None:
-        budget = _CPU_TILE_BYTES if device.type == "cpu" else _GPU_TILE_BYTES
-        tile_rows = max(1, budget // (count * width * dtype.itemsize))
 
     maps = {score.name: torch.empty((batch, *size), dtype=torch.float32, device=device) for score in scores}
     if with_labels:
         maps["labels"] = torch.empty((batch, *size), dtype=torch.int64, device=device)
-    scratch = torch.empty(0, dtype=dtype, device=device)
     known = prediction.known_class_logits()
 
     with torch.autocast(device.type, enabled=False):
         for image in range(batch):
             groups = _groups(known[image].to(dtype), prediction.class_logits[image].to(dtype), scores, with_labels)
-            for rows, tile in upsampled_tiles(masks[image], size, tile_rows, dtype):
-                logits = Stack(tile.flatten(1))
-                for group in groups:
-                    # The last to read the logits overwrites them: half as many bytes pass through the cache.
-                    last = group is groups[-1]
-                    pooled = group.pool(logits, logits.values if last else scratch.resize_(logits.values.shape))
-                    parts = torch.split(pooled, group.widths)
-                    stacks = {weights: Stack(part) for weights, part in zip(group.weights, parts, strict=True)}
-                    for score in group.scores:
-                        maps[score.name][image, rows] = score.finish(stacks[score.weights]).view(-1, width)
-                    if group.with_labels:
-                        maps["labels"][image, rows] = _labels(stacks[class_probabilities]).view(-1, width)
+            for rows, group, pooled in _pooled(masks[image], groups, size, tile_rows, dtype):
+                parts = torch.split(pooled, group.widths)
+                stacks = {weights: Stack(part) for weights, part in zip(group.weights, parts, strict=True)}
+                for score in group.scores:
+                    maps[score.name][image, rows] = score.finish(stacks[score.weights]).view(-1, width)
+                if group.with_labels:
+                    maps["labels"][image, rows] = _labels(stacks[class_probabilities]).view(-1, width)
     return maps
 
 
@@ -96,13 +88,15 @@ class _Group:
     """Scores that share a pool over one image's masks.
 
     Attributes:
-        pool: of a tile.
+        pool: how.
+        columns: ``(N, sum of the widths)`` weights; None for ``Pool.MAX``.
         weights: whose columns the pool gives, and ``widths``: how many each.
         scores: that finish them.
         with_labels: whether the closed-set labels are taken from them, too.
     """
 
-    pool: _TilePool
+    pool: Pool
+    columns: Tensor | None
     weights: tuple[Weights | None, ...]
     widths: list[int]
     scores: tuple[Score, ...]
@@ -118,12 +112,50 @@ def _groups(known: Tensor, all_classes: Tensor, scores: Sequence[Score], with_la
         labelled = with_labels and pool is Pool.SUM
         weights = tuple(dict.fromkeys([class_probabilities] * labelled + [score.weights for score in members]))
         if pool is Pool.MAX and members:
-            groups.append(_Group(_strongest_probability, weights, [1], members, False))
+            groups.append(_Group(pool, None, weights, [1], members, False))
         elif weights:
             columns = [weight(all_classes if weight in seeing else known) for weight in weights if weight is not None]
             widths = [column.shape[1] for column in columns]
-            groups.append(_Group(_WEIGHTED[pool](torch.cat(columns, 1)), weights, widths, members, labelled))
+            groups.append(_Group(pool, torch.cat(columns, 1), weights, widths, members, labelled))
     return groups
+
+
+def _pooled(
+    masks: Tensor, groups: Sequence[_Group], size: tuple[int, int], tile_rows: int | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, _Group, Tensor]]:
+    """Walk the output in tiles of whole rows: a tile's rows, and each group with its ``(columns, pixels)`` values."""
+    by_kernel = kernels.available(masks) and dtype == torch.float32
+    if tile_rows is None:
+        of_pixel = max((sum(group.widths) for group in groups), default=1) if by_kernel else len(masks)
+        budget = _CPU_TILE_BYTES if masks.device.type == "cpu" else _GPU_TILE_BYTES
+        tile_rows = max(1, budget // (of_pixel * size[1] * dtype.itemsize))
+    if by_kernel:
+        for start in range(0, size[0], tile_rows):
+            rows = slice(start, min(start + tile_rows, size[0]))
+            for group in groups:
+                yield rows, group, _pooled_by_kernel(masks, group, size, rows)
+        return
+    pools = [_tile_pool(group) for group in groups]
+    scratch = torch.empty(0, dtype=dtype, device=masks.device)
+    for rows, tile in upsampled_tiles(masks, size, tile_rows, dtype):
+        logits = Stack(tile.flatten(1))
+        for group, pool in zip(groups, pools, strict=True):
+            # The last to read the logits overwrites them: half as many bytes pass through the cache.
+            last = group is groups[-1]
+            yield rows, group, pool(logits, logits.values if last else scratch.resize_(logits.values.shape))
+
+
+def _pooled_by_kernel(masks: Tensor, group: _Group, size: tuple[int, int], rows: slice) -> Tensor:
+    from outmask.kernels.scores import noisy_or, strongest_logit, weight_of_strongest, weighted_sum
+
+    if group.columns is None:
+        return strongest_logit(masks, size, rows).sigmoid_()
+    pools = {Pool.SUM: weighted_sum, Pool.STRONGEST: weight_of_strongest, Pool.NOISY_OR: noisy_or}
+    return pools[group.pool](masks, group.columns, size, rows)
+
+
+def _tile_pool(group: _Group) -> _TilePool:
+    return _strongest_probability if group.columns is None else _WEIGHTED[group.pool](group.columns)
 
 
 def _strongest_probability(logits: Stack, out: Tensor) -> Tensor:
@@ -150,8 +182,8 @@ def _noisy_or(log_odds: Tensor) -> _TilePool:
             F.logsigmoid(-log_odds[extreme]),
             F.logsigmoid(log_odds[extreme]) + F.logsigmoid(-logits.values[extreme]),
         )
-        # 1 - m w = (1 - w) + w (1 - m), a sum of positive terms, with 1 - m = sigmoid(-M).
-        torch.neg(logits.values, out=out).sigmoid_().mul_(claimed).add_(unclaimed).log_()
+        # 1 - m w = (1 - w) + w (1 - m), a sum of positive terms, with 1 - m = sigmoid(-M); rounded, it may pass 1.
+        torch.neg(logits.values, out=out).sigmoid_().mul_(claimed).add_(unclaimed).clamp_(max=1).log_()
         return out.index_copy_(0, extreme, slow).sum(0, keepdim=True)
 
     return pool

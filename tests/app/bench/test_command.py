@@ -1,68 +1,35 @@
-"""``outmask bench``: how two ways are compared, and that the peers are what they say."""
+"""``outmask bench``: what it prints and writes."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from outmask.app import bench
+from outmask.app.bench import metrics, train
+from outmask.app.bench.comparison import Report
 from outmask.app.cli import main
-from outmask.metrics import ComponentMetrics
 from outmask.training import bench as training_bench
 from outmask.training import loading
-
-
-def test_the_ratio_is_the_peers_time_by_ours_and_the_difference_that_of_the_outputs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def ours() -> bench.Values:
-        block = np.zeros(250_000)  # 2 MB
-        return {"AP": 50.0, "FPR95": float(block[0])}
-
-    def peer() -> bench.Values:
-        return {"AP": 50.25, "FPR95": 0.0}
-
-    seconds = {ours: iter([2, 4, 9, 1, 1, 1, 3, 5, 4]), peer: iter([8, 8, 8])}
-    monkeypatch.setattr(bench, "_seconds", lambda run: next(seconds[run]))
-    one = bench.compare("x", "y", ours, peer, repeats=3, ours_per_peer=3)
-    assert (one.ratio, one.spread) == (2, (2, 8))  # 8 by the medians 4, 1 and 4
-    assert one.difference == 0.25
-    assert one.peak_mb == pytest.approx(2, rel=0.05)
-    assert one.peer_peak_mb is not None
-    assert one.peer_peak_mb < 0.1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_loop_over_components_gives_our_values(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    label = np.kron(rng.choice(np.array([0, 1, 255], np.uint8), (8, 10), p=[0.6, 0.3, 0.1]), np.ones((5, 5), np.uint8))
-    mask = np.kron(rng.random((10, 8)) < 0.4, np.ones((4, 6))).astype(bool)[:40, :48]
-    mask = np.pad(mask, ((0, 0), (0, 2)))
-    metric = ComponentMetrics("obstacle")
-    metric.update(mask, label)
-    values = metric.compute()
-    assert bench.component_loop(mask, label, (50, 10)) == pytest.approx(
-        {name: values[name] for name in ("sIoU", "PPV", "F1")}
-    )
 
 
 def test_the_table_and_the_json_say_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On inputs of a thousandth: the machine's own figures are no test's matter."""
-    monkeypatch.setattr(bench, "_IMAGES", 2)
-    monkeypatch.setattr(bench, "_IMAGE_PIXELS", 50_000)
-    monkeypatch.setattr(bench, "_PANOPTIC_SIZE", (64, 128))
-    monkeypatch.setattr(bench, "_MAP_SIZE", (108, 192))
+    monkeypatch.setattr(metrics, "_IMAGES", 2)
+    monkeypatch.setattr(metrics, "_IMAGE_PIXELS", 50_000)
+    monkeypatch.setattr(metrics, "_PANOPTIC_SIZE", (64, 128))
+    monkeypatch.setattr(metrics, "_MAP_SIZE", (108, 192))
     assert main(["bench", "metrics", "--json", str(tmp_path / "b.json")]) == 0
     stored = json.loads((tmp_path / "b.json").read_text())
     output = capsys.readouterr().out
     assert len(stored["comparisons"]) == 4
     for one in stored["comparisons"]:
         assert one["name"] in output
-        assert f" {one['ratio']:.1f} " in output
+        assert f" {one['ratio']:.2f} " in output
         assert one["difference"] < 0.1  # a thousandth
     assert stored["machine"] in output
 
@@ -77,10 +44,10 @@ def test_training_is_compared_in_both_precisions_and_with_its_loading(
         training_bench.TrainingComparison(half, half, (1.0, 1.0), (1.0, 1.5), {}, 2e-3, 0.0),
         training_bench.TrainingComparison(half, full, (1.0, 1.0), (4.0, 5.0), {}, 3e-3, 0.0),
     ]
-    monkeypatch.setattr(training_bench, "compare_training", lambda steps, size: found)
-    monkeypatch.setattr(loading, "synthetic_recipes", lambda root: {"small": 1, "large": 2})
+    monkeypatch.setattr(train, "compare_training", lambda steps, size: found)
+    monkeypatch.setattr(train, "synthetic_recipes", lambda root: {"small": 1, "large": 2})
     shares = {1: loading.LoadingShare(0.25, 0.125), 2: loading.LoadingShare(0.0625, 0.03125)}
-    monkeypatch.setattr(loading, "compare_loading", shares.__getitem__)
+    monkeypatch.setattr(train, "compare_loading", shares.__getitem__)
     assert main(["bench", "train", "--json", str(tmp_path / "b.json")]) == 0
     stored = json.loads((tmp_path / "b.json").read_text())
     assert set(stored) == {"machine", "comparisons", "loading"}
@@ -97,6 +64,35 @@ def test_training_is_compared_in_both_precisions_and_with_its_loading(
     ]
     output = capsys.readouterr().out
     assert "loading  small: one process makes a batch in 25.0% of its training step's time, 12.5% where" in output
+
+
+def test_a_document_gets_the_table_in_its_place_and_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Report("what it means", ("", "peer", "times faster"), [("a * b", "c", "2.00")], ["a note"], {})
+    monkeypatch.setattr(metrics, "metrics", lambda: found)
+    document = tmp_path / "p.md"
+    document.write_text(
+        "# Before\n<!-- bench metrics -->\nold\n<!-- end -->\nafter\n<!-- bench speed --><!-- end -->\n"
+    )
+    for _ in range(2):  # the second time replaces the first one's
+        assert main(["bench", "metrics", "--markdown", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("# Before\n<!-- bench metrics -->\n`outmask bench metrics`:\n")
+    assert text.endswith("<!-- end -->\nafter\n<!-- bench speed --><!-- end -->\n")
+    assert text.count("| a \\* b | c | 2.00 |") == 1
+    assert "- a note\n- measured on " in text
+    assert "old" not in text
+
+
+def test_a_document_without_a_place_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "p.md"
+    document.write_text("nothing here")
+    assert main(["bench", "growth", "--markdown", str(document)]) == 2
+    assert "<!-- bench growth -->" in capsys.readouterr().err
+    assert document.read_text() == "nothing here"
 
 
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,195 +1,34 @@
-"""``outmask bench``: speed and memory against peers in one process, same input, with the difference of the outputs.
-
-Ours and the peer take turns, so that a machine that slows down slows both; what is printed is a ratio.
-"""
+"""The metrics against their peers."""
 
 from __future__ import annotations
 
 import importlib.util
-import platform
-import statistics
-import tempfile
-import time
-import tracemalloc
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
-from outmask.app import DONE
-from outmask.app.arguments import check_file
-from outmask.app.terminal import say, stdout, tell
+from outmask.app.bench.comparison import Comparison, Report, Values, compare, comparison_report
 from outmask.errors import OutmaskError
 from outmask.metrics import ComponentMetrics, PanopticQuality, PixelMetrics
-from outmask.output.files import write_json
-
-Values = dict[str, float]
-"""What a metric gives, in percent."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One thing measured against a peer.
-
-    Attributes:
-        name: what is measured, on what.
-        peer: against what.
-        ratio: median over the repeats of the peer's time by ours.
-        spread: the smallest and the largest of these ratios.
-        peak_mb: the most memory that ours takes beyond its input, in MB (10^6 bytes); None where it is not NumPy's, the
-            only one that is watched.
-        peer_peak_mb: the same of the peer.
-        difference: the largest difference of the outputs.
-    """
-
-    name: str
-    peer: str
-    ratio: float
-    spread: tuple[float, float]
-    peak_mb: float | None
-    peer_peak_mb: float | None
-    difference: float
-
-
-def bench(what: str, json: str | None) -> int:
-    """Run one benchmark, print its table, and of training what its data loading takes; returns the exit code.
+def metrics() -> Report:
+    """Pixel, panoptic and component metrics against scikit-learn, torchmetrics and a plain loop.
 
     Raises:
         OutmaskError: where a peer is not installed.
     """
-    check_file("--json", json)
-    run, unit = {"metrics": (_metrics, "in percent points"), "train": (_train, "of any loss term, relative")}[what]
-    comparisons = run()
-    table = Table(title=f"outmask bench {what}", caption=f"difference: the largest of any output, {unit}")
-    for column in ("", "peer", "times faster", "spread", "peak MB", "peer's MB", "difference"):
-        table.add_column(column, justify="left" if column in ("", "peer") else "right")
-    for one in comparisons:
-        table.add_row(
-            one.name,
-            one.peer,
-            f"{one.ratio:.1f}",
-            f"{one.spread[0]:.1f}-{one.spread[1]:.1f}",
-            *("-" if peak is None else f"{peak:.1f}" for peak in (one.peak_mb, one.peer_peak_mb)),
-            f"{one.difference:.2g}",
-        )
-    stdout.print(table)
-    measured: dict[str, Any] = {"machine": _machine(), "comparisons": [asdict(one) for one in comparisons]}
-    if what == "train":
-        measured["loading"] = _loading()
-        for share in measured["loading"]:
-            say(
-                f"loading  {share['name']}: one process makes a batch in {share['from_disk']:.1%} of its training "
-                f"step's time, {share['from_memory']:.1%} where the images are in memory"
-            )
-    say(f"machine  {_machine()}")
-    if json is not None:
-        write_json(Path(json), measured)
-    return DONE
-
-
-def compare(
-    name: str,
-    peer_name: str,
-    ours: Callable[[], Values],
-    peer: Callable[[], Values],
-    repeats: int,
-    ours_per_peer: int,
-    peer_in_numpy: bool = True,
-) -> Comparison:
-    """Time two ways to the same values, taking turns.
-
-    Args:
-        name, peer_name: for the table.
-        ours, peer: each called anew; must give the same keys.
-        repeats: how many turns.
-        ours_per_peer: our runs in a turn, whose median counts: a short run is measured less exactly than a long one.
-        peer_in_numpy: whether the peer's memory is NumPy's, which reports to tracemalloc; torch's does not.
-    """
-    tell(f"bench: {name} against {peer_name}")
-    peak, values = _peak(ours)
-    peer_peak, peer_values = _peak(peer)
-    ratios = []
-    for _ in range(repeats):
-        mine = statistics.median(_seconds(ours) for _ in range(ours_per_peer))
-        ratios.append(_seconds(peer) / mine)
-    difference = max(abs(values[key] - peer_values[key]) for key in peer_values)
-    spread = (min(ratios), max(ratios))
-    return Comparison(
-        name, peer_name, statistics.median(ratios), spread, peak, peer_peak if peer_in_numpy else None, difference
-    )
-
-
-def _seconds(run: Callable[[], Values]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def _peak(run: Callable[[], Values]) -> tuple[float, Values]:
-    """The most of NumPy's and Python's memory held while running, in MB, and what came of it."""
-    tracemalloc.start()
-    values = run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 1e6, values
-
-
-def _machine() -> str:
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
-
-
-_TRAIN_STEPS, _TRAIN_SIZE = 3, 512
-
-
-def _train() -> list[Comparison]:
-    from outmask.training.bench import compare_training
-
-    tell("bench: a training step against transformers', in float32 and bfloat16")
-    comparisons = []
-    for one in compare_training(_TRAIN_STEPS, _TRAIN_SIZE):
-        own, peer = (str(dtype).removeprefix("torch.") for dtype in (one.dtype, one.peer_dtype))
-        comparisons.append(
-            Comparison(
-                name=f"forward and backward of Mask2Former-R50, 2 images of {_TRAIN_SIZE}x{_TRAIN_SIZE}, {own}",
-                peer=f"transformers Mask2Former with its own loss, {peer}; same weights, targets and points",
-                ratio=one.ratio,
-                spread=(min(one.ratios), max(one.ratios)),
-                peak_mb=None,
-                peer_peak_mb=None,
-                difference=one.loss_difference,
-            )
-        )
-    return comparisons
-
-
-def _loading() -> list[dict[str, Any]]:
-    """The share of a training step's time that making its batch takes, for each of some recipes."""
-    from outmask.training.loading import compare_loading, synthetic_recipes
-
-    with tempfile.TemporaryDirectory() as folder:
-        shares = []
-        for name, recipe in synthetic_recipes(Path(folder)).items():
-            tell(f"bench: making batches and training on them, {name}")
-            shares.append({"name": name, **asdict(compare_loading(recipe))})
-        return shares
-
-
-def _metrics() -> list[Comparison]:
     for peer in ("sklearn", "torchmetrics"):
         if importlib.util.find_spec(peer) is None:
             raise OutmaskError(f"{peer} is not installed: pip install outmask[bench]")
-    return [
+    comparisons = [
         *(_pixels(kind, scores, labels) for kind, scores, labels in _pixel_scores()),
         _panoptic(),
         _components(),
     ]
+    return comparison_report(comparisons, "in percent points")
 
 
 _IMAGES, _IMAGE_PIXELS = 50, 2_000_000
@@ -277,7 +116,6 @@ def _panoptic() -> Comparison:
         peer,
         repeats=3,
         ours_per_peer=7,
-        peer_in_numpy=False,
     )
 
 
