@@ -126,9 +126,10 @@ class Predictor(ABC):
             unknown: how the panoptic task finds unknown objects: ``"preferred_mask"`` (M2F-EAM) and ``"components"``
                 (RbA) above the threshold, ``"mining"`` (Mask2Anomaly) and ``"negative_class"`` (of a model that has
                 learned that class) without one; or one of ``outmask.openset.unknown_objects`` with settings of its own.
-            window: see the image through overlapping windows of ``(height, width)`` pixels, or of one side, each
-                prepared like an image of its own, so that memory is bounded by the window and the maps; by default
-                where the model's input would have more than 8 megapixels. The panoptic task has no windows.
+            window: see the image through overlapping windows of ``(height, width)`` pixels, or of one side. Each is
+                prepared like an image of its own: what the model gets of it bounds memory, and a model that resizes to
+                a ``short_side`` may get more of a small or narrow window than of the whole image. By default where the
+                model's input would have more than 8 megapixels. For the panoptic task, one that covers the image.
 
         Returns:
             one result at the image's own resolution; a list for a list.

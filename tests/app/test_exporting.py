@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.export.conftest import make_bundle
+from torch import Tensor
 
 from outmask.app import exporting
 from outmask.app.cli import main
@@ -94,6 +96,24 @@ def test_a_graph_that_computes_something_else_is_not_written(
     )
     assert file.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("size", [[], ["--size", "64x96"]])
+def test_every_try_sees_another_scene(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: list[str]
+) -> None:
+    seen: list[Tensor] = []
+
+    def compare(model: object, exported: object, pixels: Tensor) -> Parity:
+        seen.append(pixels)
+        return Parity({"eam": 2e-4})
+
+    monkeypatch.setattr(exporting, "compare", compare)
+    monkeypatch.setattr(exporting, "_INPUTS", ((64, 96), (64, 96), (64, 96)))
+    assert main(["export", str(tmp_path / "a.onnx"), "--model", str(model), "--format", "onnx", *size]) == 2
+    assert [tuple(pixels.shape) for pixels in seen] == [(1, 3, 64, 96)] * 3
+    for one, other in itertools.combinations(seen, 2):
+        assert (one != other).float().mean() > 0.5
 
 
 def test_one_unlucky_input_is_no_failure(

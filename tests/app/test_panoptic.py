@@ -19,8 +19,12 @@ from outmask.app.cli import main
 from outmask.data.coco import ids_to_rgb
 from outmask.data.coco_classes import COCO_OPEN_PANOPTIC, COCO_PANOPTIC, UNKNOWN_CLASSES
 from outmask.data.images import read_image
+from outmask.models import Mask2Former, Mask2FormerConfig
+from outmask.openset import inference
 from outmask.openset.panoptic import open_set_panoptic
-from outmask.types import MaskPrediction, OpenSetResult
+from outmask.preprocessing import Preprocessing
+from outmask.segmenter import Segmenter
+from outmask.types import MaskPrediction, OpenSetResult, Taxonomy
 
 TAXONOMY = COCO_OPEN_PANOPTIC[20]
 PERSON, ROAD = (TAXONOMY.names.index(name) for name in ("person", "road"))
@@ -156,6 +160,38 @@ def test_a_resumed_run_lists_what_was_there_already(seer: Seer, tmp_path: Path) 
     assert main([*command, "--resume"]) == 0
     assert stems() == ["a", "b", "c"]
     assert main([*command, "--unknown", "mining", "--resume"]) == 2
+
+
+def test_a_window_that_covers_the_image_is_the_whole_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    config = Mask2FormerConfig(2, "mobilenet_v2", dim=32, num_heads=2, encoder_layers=1, num_queries=4)
+    classes = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)), (False, True))
+    tiny = Segmenter(Mask2Former(config).eval(), classes, Preprocessing(short_side=None), "tiny")
+    monkeypatch.setattr(outmask, "load", lambda name: tiny, raising=False)
+    for name, size in (("fits", (48, 32)), ("wider", (49, 32)), ("higher", (48, 33))):
+        Image.new("RGB", size, (120, 90, 60)).save(tmp_path / f"{name}.png")
+    command = ["predict", *map(str, sorted(tmp_path.glob("*.png"))), "--task", "panoptic", "--threshold", "-1"]
+
+    out = tmp_path / "out"
+    assert main([*command, "--window", "32x48", "--out", str(out)]) == 1
+    refused = capsys.readouterr().err.splitlines()
+    assert [name for line in refused for name in ("fits", "higher", "wider") if f"{name}.png: " in line] == [
+        "higher",
+        "wider",
+    ]
+    assert all("choose a window that covers it" in line for line in refused)
+    listing = json.loads((out / "panoptic.json").read_text())
+    assert [annotation["image_id"] for annotation in listing["annotations"]] == ["fits"]
+
+    # Without a window, images of more than so many pixels are refused.
+    monkeypatch.setattr(inference, "MOST_PIXELS", 1000)
+    assert main([*command, "--out", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none/fits_panoptic.png").exists()
+    assert main([*command, "--window", "33x49", "--out", str(tmp_path / "all")]) == 0
+    for end in ("_panoptic.png", "_score.npy"):
+        assert (tmp_path / f"all/fits{end}").read_bytes() == (out / f"fits{end}").read_bytes()
 
 
 @pytest.mark.parametrize(

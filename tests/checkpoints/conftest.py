@@ -46,34 +46,35 @@ def scramble(model: nn.Module, seed: int = 0) -> None:
                     tensor.copy_(0.3 * noise)
 
 
+def build_peer(backbone: str, pixels: torch.Tensor, **settings: Any) -> Mask2FormerForUniversalSegmentation:
+    """A scrambled model of transformers in eval mode, of whose masks about half of these pixels are inside."""
+    width = settings.pop("width", 64)
+    defaults: dict[str, Any] = {
+        "feature_size": width,
+        "mask_feature_size": width,
+        "hidden_dim": width,
+        "num_attention_heads": width // 32,
+        "encoder_feedforward_dim": 48,
+        "dim_feedforward": 40,
+        "encoder_layers": 2,
+        "decoder_layers": 5,
+        "num_queries": 7,
+        "num_labels": len(settings.get("id2label", range(4))),
+    }
+    config = Mask2FormerConfig(backbone_config=BACKBONES[backbone](), **{**defaults, **settings})
+    model = Mask2FormerForUniversalSegmentation(config).eval()
+    scramble(model)
+    # Centred, so that masked attention has something to mask.
+    with torch.no_grad():
+        level = model.model.pixel_level_module
+        level.decoder.mask_projection.bias -= level(pixels).decoder_last_hidden_state.mean((0, 2, 3))
+    return model
+
+
 @pytest.fixture
 def build(pixels: torch.Tensor) -> Callable[..., Mask2FormerForUniversalSegmentation]:
-    """``build("resnet" | "swin", **settings)``: a scrambled model of transformers in eval mode."""
-
-    def make(backbone: str, **settings: Any) -> Mask2FormerForUniversalSegmentation:
-        width = settings.pop("width", 64)
-        defaults: dict[str, Any] = {
-            "feature_size": width,
-            "mask_feature_size": width,
-            "hidden_dim": width,
-            "num_attention_heads": width // 32,
-            "encoder_feedforward_dim": 48,
-            "dim_feedforward": 40,
-            "encoder_layers": 2,
-            "decoder_layers": 5,
-            "num_queries": 7,
-            "num_labels": len(settings.get("id2label", range(4))),
-        }
-        config = Mask2FormerConfig(backbone_config=BACKBONES[backbone](), **{**defaults, **settings})
-        model = Mask2FormerForUniversalSegmentation(config).eval()
-        scramble(model)
-        # Centred, so that about half of every mask's pixels are inside and masked attention has something to mask.
-        with torch.no_grad():
-            level = model.model.pixel_level_module
-            level.decoder.mask_projection.bias -= level(pixels).decoder_last_hidden_state.mean((0, 2, 3))
-        return model
-
-    return make
+    """``build("resnet" | "swin", **settings)``: see :func:`build_peer`."""
+    return lambda backbone, **settings: build_peer(backbone, pixels, **settings)
 
 
 @pytest.fixture(scope="session")

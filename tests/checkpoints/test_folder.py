@@ -18,7 +18,7 @@ from outmask.checkpoints import ModelBundle, load_bundle, load_folder, save_fold
 from outmask.checkpoints import folder as folder_module
 from outmask.data.taxonomies import IDD_LITE
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former, Mask2FormerConfig, PerPixel, PerPixelConfig
+from outmask.models import Mask2Former, Mask2FormerConfig, PerPixel, PerPixelConfig, build_architecture
 from outmask.preprocessing import Preprocessing
 from outmask.segmenter import load
 from outmask.types import Taxonomy
@@ -253,3 +253,13 @@ def test_a_per_pixel_model_is_kept_like_any_other(bundle: ModelBundle, tmp_path:
     assert result.score.shape == (40, 56)
     with pytest.raises(OutmaskError, match="eam.*entropy"):
         segmenter.predict(image, score="eam")
+
+
+def test_a_model_that_was_prepared_for_inference_is_not_saved(bundle: ModelBundle, tmp_path: Path) -> None:
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
+    model = build_architecture({**SMALL, "backbone": resnet})
+    save_folder(replace(bundle, model=model), tmp_path / "m")
+    before = (tmp_path / "m/config.json").read_bytes()
+    with pytest.raises(OutmaskError, match="folded for inference"):
+        save_folder(replace(bundle, model=load(tmp_path / "m").model), tmp_path / "m")
+    assert (tmp_path / "m/config.json").read_bytes() == before

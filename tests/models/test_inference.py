@@ -63,6 +63,14 @@ def test_no_batch_norm_is_left_and_the_image_is_not_overwritten(tiny: Build) -> 
     assert torch.equal(model(pixels).mask_logits, first.mask_logits)
 
 
+@torch.no_grad()
+def test_preparing_twice_changes_nothing_more(tiny: Build) -> None:
+    pixels = images(1, 3, 64, 96)
+    once = prepare_for_inference(with_statistics(tiny("resnet")))
+    first = once(pixels)
+    assert torch.equal(prepare_for_inference(once)(pixels).mask_logits, first.mask_logits)
+
+
 @pytest.mark.parametrize("count", [1, 7, 48, 10_000])
 @torch.no_grad()
 def test_tokens_may_be_taken_any_number_at_a_time(tiny: Build, monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from outmask.models import linear
 from outmask.models.linear import Linear
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_threads_and_any_size() -> Iterator[None]:
+    """What decides whether it is a convolution; the threads are put back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "_WORTH_IT", 1)
+        yield
+    torch.set_num_threads(threads)
 
 
 @settings(deadline=None, max_examples=30)
@@ -39,12 +53,22 @@ def operators(layer: nn.Module, values: torch.Tensor) -> set[str]:
     return {event.name for event in profiler.events()}
 
 
-def test_only_float32_inference_on_the_cpu_is_a_convolution() -> None:
-    layer, values = Linear(8, 4), torch.randn(3, 8)
-    assert "aten::conv2d" not in operators(layer, values)
+def test_only_float32_inference_of_many_rows_on_several_threads_is_a_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, values = Linear(256, 4), torch.randn(512, 256)
+    convolution = "aten::mkldnn_convolution"
+    monkeypatch.setattr(linear, "_WORTH_IT", 512 * 256)
+    assert convolution not in operators(layer, values)
     with torch.no_grad():
-        assert "aten::conv2d" in operators(layer, values)
-        assert "aten::conv2d" not in operators(layer.double(), values.double())
+        assert convolution in operators(layer, values)
+        assert "aten::addmm" not in operators(layer, values)
+        assert convolution not in operators(layer, values[1:])
+        assert convolution not in operators(layer.double(), values.double())
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        assert convolution not in operators(layer.float(), values)
+    torch.set_num_threads(2)
 
 
 def test_gradients_are_those_of_the_plain_layer() -> None:

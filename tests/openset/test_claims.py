@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,3 +49,12 @@ def test_each_mask_claims_what_the_rule_gives_it(
     assert found == literal(prediction, size)
     assert owners.max() <= len(classes) == len(found)
     assert classes == sorted(classes, key=lambda each: -each[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_logit_that_is_no_finite_number_costs_no_more_than_the_pixels_around_it(scene: Scenes, value: float) -> None:
+    prediction = scene(3, 12)
+    prediction.mask_logits[0, :, 0, 0] = value  # the corner of all masks
+    owners, classes = claimed_pixels(prediction, (48, 64))
+    assert len(classes) > 0
+    assert set(np.unique(owners[8:, 8:])) - {0} == set(range(1, len(classes) + 1))

@@ -290,7 +290,7 @@ def test_large_images_are_seen_through_windows_of_themselves(
         found = score_maps([Model(watched)], whole, ["eam"], (18, 26))
     assert set(seen) == {(11, 15, 3)}
     (message,) = caplog.messages
-    assert message == "images of 26x18 pixels are too large for the model and seen through windows of 15x11"
+    assert message == "images of 18x26 pixels are too large for the model and seen through windows of 11x15"
     assert torch.equal(found["eam"], score_maps([Model()], whole, ["eam"], (18, 26), window=(11, 15))["eam"])
 
     seen.clear()
@@ -315,10 +315,10 @@ def test_maps_of_another_size_are_resized_from_the_blended_ones() -> None:
 
 def test_segments_are_not_put_together_from_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = image(18, 26)
-    with pytest.raises(ImageError, match="26x18 pixels would be seen through windows.*choose a window that covers it"):
+    with pytest.raises(ImageError, match="18x26 pixels would be seen through windows.*choose a window that covers it"):
         masks_and_maps([Model()], whole, ["eam"], (18, 26), window=16)
     monkeypatch.setattr(inference, "MOST_PIXELS", 200)
-    with pytest.raises(ImageError, match="scale it down$"):
+    with pytest.raises(ImageError, match="scale it down, or choose a window that covers it$"):
         masks_and_maps([Model()], whole, ["eam"], (18, 26))
     masks, maps = masks_and_maps([Model()], whole, ["eam"], (18, 26), window=(18, 26))
     assert torch.equal(masks.mask_logits, predict(whole).mask_logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -51,6 +52,24 @@ def unknown_ways(text: str) -> list[Unknown]:
     for name in names:
         finder(name)  # type: ignore[arg-type]
     return cast("list[Unknown]", names)
+
+
+def image_size(option: str, text: str, square: bool = False) -> tuple[int, int]:
+    """``(height, width)`` of ``HEIGHTxWIDTH`` in pixels.
+
+    Args:
+        option: whose value it is.
+        text: as the user wrote it.
+        square: also take one number, the side of a square.
+
+    Raises:
+        OutmaskError: on anything else, or a side of 0.
+    """
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if found is None or (found[2] is None and not square):
+        expected = "pixels, such as 1024, or HEIGHTxWIDTH" if square else "HEIGHTxWIDTH in pixels"
+        raise OutmaskError(f"{option} {text!r}: expected {expected}, such as 512x1024")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def check_file(option: str, file: str | None) -> None:

@@ -103,9 +103,10 @@ def _parser() -> ArgumentParser:
     )
     predict.add_argument(
         "--window",
-        metavar="PX[xPX]",
-        help="see images through overlapping windows of this width (x height), so that large ones fit into memory; by "
-        "default only where the model would get more than 8 megapixels",
+        metavar="PX|HEIGHTxWIDTH",
+        help="see images through overlapping windows of this size, each resized for the model like an image of its "
+        "own; by default only where the model would get more than 8 megapixels. For --task panoptic, a window that "
+        "covers the image",
     )
     predict.add_argument(
         "--runtime",
@@ -185,7 +186,7 @@ def _parser() -> ArgumentParser:
     export.add_argument("--format", choices=["onnx", "openvino"], required=True, help="whose file")
     export.add_argument("--score", default="eam", metavar="S[,S...]", help="scores that the file computes")
     export.add_argument(
-        "--size", metavar="HxW", help="for one image of this height and width only (default: any number and size)"
+        "--size", metavar="HEIGHTxWIDTH", help="for one image of this size only (default: any number and size)"
     )
     export.add_argument(
         "--int8", metavar="DIR", help="compute in 8 bits where it costs little; ranges are taken from images in DIR"
@@ -367,11 +368,7 @@ def _joined_negative_numbers(arguments: list[str]) -> list[str]:
     """``--threshold -3e-05`` as ``--threshold=-3e-05``: argparse takes such a number for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if (
-            joined
-            and joined[-1].startswith("--")
-            and re.fullmatch(r"-((\d+\.?\d*|\.\d+)e[-+]?\d+|inf|nan)", argument.lower())
-        ):
+        if joined and joined[-1].startswith("--") and _NEGATIVE_NUMBER.fullmatch(argument.lower()):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from outmask.app import DONE
-from outmask.app.arguments import check_file, score_names
-from outmask.app.scene import draw_scene
+from outmask.app.arguments import check_file, image_size, score_names
 from outmask.app.terminal import progress_bar, say, tell
 from outmask.checkpoints import ModelBundle, load_bundle
 from outmask.data.images import find_images, read_image
+from outmask.data.world import World
 from outmask.errors import OutmaskError
 from outmask.export import TOLERANCE, compare, export, is_exported, open_exported
 from outmask.export.files import check_path
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 # NNCF's own default is 300; activations' ranges settle with far fewer.
 _CALIBRATION_IMAGES = 100
 # A masked decoder looks where a logit is at least 0, and which masks is a decision that rounding can turn: on one of
-# so many inputs it should not, and a graph that computes something else differs on all.
+# so many scenes it should not, and a graph that computes something else differs on all.
 _INPUTS = ((384, 512), (320, 448), (256, 512))
 
 
@@ -48,7 +47,7 @@ def exporting(
     path, names = Path(file), score_names(score)
     check_path(path, format)
     check_file("FILE", file)
-    fixed = None if size is None else _size(size)
+    fixed = None if size is None else image_size("--size", size)
     if is_exported(model):
         raise OutmaskError(f"--model {model} is an exported file already: name the model that it was made of")
     tell(f"loading {model}")
@@ -73,8 +72,8 @@ def exporting(
 def _compared(bundle: ModelBundle, path: Path, fixed: Size | None, exact: bool) -> Parity:
     exported = open_exported(path)
     found = []
-    for height, width in _INPUTS:
-        pixels = bundle.preprocessing.normalise(_scene((height, width) if fixed is None else fixed))
+    for number, size in enumerate(_INPUTS):
+        pixels = bundle.preprocessing.normalise(_scene(number, fixed or size))
         found.append(compare(bundle.model, exported, pixels))
         if not exact or found[-1].worst <= TOLERANCE:
             return found[-1]
@@ -86,10 +85,10 @@ def _compared(bundle: ModelBundle, path: Path, fixed: Size | None, exact: bool) 
     )
 
 
-def _scene(size: Size) -> Tensor:
+def _scene(number: int, size: Size) -> Tensor:
     import torch
 
-    return torch.from_numpy(draw_scene(size).image).permute(2, 0, 1)[None].float()
+    return torch.from_numpy(World("t6", "test").scene(number, size).image).permute(2, 0, 1)[None].float()
 
 
 def _calibration(folder: str, bundle: ModelBundle, fixed: Size | None) -> Sequence[Tensor]:
@@ -104,10 +103,3 @@ def _calibration(folder: str, bundle: ModelBundle, fixed: Size | None) -> Sequen
             f"--int8 {folder}: its images are not {fixed[0]}x{fixed[1]} after resizing, which --size asks for"
         )
     return pixels
-
-
-def _size(text: str) -> Size:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise OutmaskError(f"--size {text!r}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
-    return int(match[1]), int(match[2])

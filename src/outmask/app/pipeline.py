@@ -49,8 +49,9 @@ def ahead(function: Callable[[Item], Outcome], items: Iterable[Item], depth: int
 class Behind(Generic[Item, Outcome]):
     """Finishes items in threads of its own, and notes their outcomes one at a time, in the order of the items.
 
-    Used as a context: its end waits for all items, also where the block was interrupted. So every item that was given
-    is finished and noted, and no other, whatever happens.
+    Used as a context: its end waits for all items, also where the block was interrupted. So every item that
+    :meth:`give` took is finished and noted, and no other: an item whose own :meth:`give` raises, an earlier one's error
+    or an interrupt, is not taken.
 
     Args:
         finish: ``item -> outcome``, called in several threads at once.
@@ -58,7 +59,8 @@ class Behind(Generic[Item, Outcome]):
         workers: threads; also the most items that are unfinished when :meth:`give` returns.
 
     Raises:
-        whatever ``finish`` or ``note`` raise, at the next :meth:`give` or at the end; what raised is not noted.
+        whatever ``finish`` or ``note`` raise, at a later :meth:`give` or at the end; what raised is not noted. Where
+        the block itself raises (an interrupt), that error goes on instead, and theirs are lost.
     """
 
     def __init__(

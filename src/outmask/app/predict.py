@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outmask.app import DONE, INTERRUPTED, SOME_FAILED
-from outmask.app.arguments import open_model
+from outmask.app.arguments import image_size, open_model
 from outmask.app.pipeline import Behind, ahead
 from outmask.app.terminal import holding_back, progress_bar, say, tell
 from outmask.data.images import find_images, read_image
@@ -52,9 +51,9 @@ def predict(
 ) -> int:
     """Predict every image behind ``paths`` into ``out``; returns the exit code.
 
-    Images are read ahead of the model and written behind it. An input that cannot be read is told and noted in
-    ``results.json``, and the others are done. What is wrong with the whole run (model, score, output folder) ends it
-    before the first image.
+    Images are read ahead of the model and written behind it. An input that cannot be read, or that the panoptic task
+    would see through windows, is told and noted in ``results.json``, and the others are done. What is wrong with the
+    whole run (model, score, output folder) ends it before the first image.
 
     Raises:
         OutmaskError: where nothing can be done at all.
@@ -64,9 +63,7 @@ def predict(
         raise OutmaskError(f"--unknown says how --task panoptic finds objects: --task {task} has none")
     if task == "panoptic" and unknown is None:
         unknown = "preferred_mask"
-    if task == "panoptic" and window is not None:
-        raise OutmaskError("--task panoptic finds whole objects, and --window would cut them: leave one of them out")
-    sides = None if window is None else _window(window)
+    sides = None if window is None else image_size("--window", window, square=True)
     folder = Path(out)
     bad: dict[str, OutmaskError] = {}
     images = [pair for pair in find_images(paths, bad.__setitem__) if not _is_own_output(pair[0], folder)]
@@ -203,14 +200,6 @@ class _Files:
             self._run.done(image.path, image.result, outputs)
             self.done += 1
         self.finished[image.stem] = image.relative
-
-
-def _window(text: str) -> tuple[int, int]:
-    """``(height, width)`` of ``PX`` or ``WIDTHxHEIGHT``."""
-    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if found is None:
-        raise OutmaskError(f"--window {text!r} is none: expected pixels, such as 2048 or 2048x1024 (width x height)")
-    return int(found[2] or found[1]), int(found[1])
 
 
 def _is_own_output(path: Path, folder: Path) -> bool:

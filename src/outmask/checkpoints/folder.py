@@ -54,10 +54,16 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
         dtype: of the weights on disk, float32 or float16.
 
     Raises:
-        OutmaskError: on another dtype, weights that float16 can't hold, a path that is taken or can't be written.
+        OutmaskError: on another dtype, weights that float16 can't hold, a model that was prepared for inference, a path
+            that is taken or can't be written.
     """
     if dtype not in (torch.float32, torch.float16):
         raise OutmaskError(f"weights are saved as float32 or float16, got {dtype}")
+    architecture = describe_architecture(bundle.model)
+    with torch.device("meta"):
+        names = build_architecture(architecture).state_dict().keys()
+    if bundle.model.state_dict().keys() != names:
+        raise OutmaskError(f"{bundle.name}: its BatchNorm is folded for inference; save what load_bundle gives instead")
     path = Path(path).resolve()
     if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
         raise OutmaskError(f"{path} exists and is no model folder of outmask: choose another name or remove it")
@@ -70,7 +76,7 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
         (partial / WEIGHTS).write_bytes(save(state))
         config = {
             MARKER: VERSION,
-            "architecture": describe_architecture(bundle.model),
+            "architecture": architecture,
             "taxonomy": bundle.taxonomy.to_json(),
             "preprocessing": bundle.preprocessing.to_json(),
             "operating_points": bundle.operating_points,

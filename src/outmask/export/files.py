@@ -136,10 +136,7 @@ def _write_onnx(graph: ExportGraph, path: Path, size: Size | None, description: 
     with warnings.catch_warnings():
         # Of the trace's own doubts whether another size would take another way, and of torch's wish for torch.export.
         warnings.simplefilter("ignore")
-        # With gradients the model takes its plain way: what is faster without them in PyTorch only hides from a runtime
-        # which operation is meant.
-        with torch.enable_grad():
-            traced = torch.jit.trace(graph, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(graph, (example,), check_trace=False)  # type: ignore[no-untyped-call]
         torch.onnx.export(
             traced,
             (example,),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask import kernels
-from outmask.models.linear import Linear, is_learning
+from outmask.models.linear import Linear, is_learning, takes_plain_form
 
 # torch says so once of every sparse matrix in rows; the one product used here is tested.
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -131,8 +131,8 @@ def own_places(sizes: LevelSizes, num_heads: int, num_points: int, like: Tensor)
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Over the last dimension, of a dozen entries: torch's own takes three times as long where rows are that short."""
-    if is_learning(logits) or torch.compiler.is_compiling():
+    """Over the last dimension, of a dozen entries: on the CPU torch's own takes several times as long on such rows."""
+    if takes_plain_form(logits) or not logits.is_cpu or logits.dtype != torch.float32:
         return logits.softmax(-1)
     exponential = (logits - logits.amax(-1, keepdim=True)).exp_()
     return exponential.div_(exponential.sum(-1, keepdim=True))

@@ -29,7 +29,7 @@ def prepare_for_inference(model: Network) -> Network:
     """
     model.eval().requires_grad_(False)
     for module in model.modules():
-        if isinstance(module, ResNetConvLayer | ResNetShortCut):
+        if isinstance(module, ResNetConvLayer | ResNetShortCut) and isinstance(module.normalization, nn.BatchNorm2d):
             module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
             module.normalization = nn.Identity()
         rectified = isinstance(module, ResNetConvLayer | ResNetBasicLayer | ResNetBottleNeckLayer)

@@ -7,25 +7,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+_WORTH_IT = 1 << 17
+"""Values of an input, as 512 rows of 256 have: below, MKL's product is as fast or faster."""
+
+
 class Linear(nn.Linear):
-    """As ``nn.Linear``; float32 inference on the CPU goes through a 1x1 convolution.
+    """As ``nn.Linear``; float32 inference on a CPU's threads goes through a 1x1 convolution.
 
     torch multiplies float32 matrices by MKL and convolves by oneDNN. A 1x1 convolution of channels-last pixels is the
-    same product, and oneDNN's was 1.2 to 1.7 times as fast on an AMD processor with AVX-512; for gradients of wide
-    layers it was slower, so training keeps MKL.
+    same product, and oneDNN's was 1.2 to 1.7 times as fast with two threads of an AMD processor with AVX-512; for
+    gradients of wide layers it was slower, so training keeps MKL.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features)`` -> ``(..., out_features)``."""
         if (
-            is_learning(input, self.weight)
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
+            takes_plain_form(input, self.weight)
             or input.device.type != "cpu"
             or input.dtype != torch.float32
             or self.weight.dtype != torch.float32
             or not torch.backends.mkldnn.enabled
-            or input.numel() == 0  # a convolution needs pixels
+            or input.numel() < _WORTH_IT
+            or torch.get_num_threads() == 1  # torch then takes another way for 1x1 convolutions of one image
         ):
             return super().forward(input)
         pixels = input.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)
@@ -36,3 +39,10 @@ class Linear(nn.Linear):
 def is_learning(*tensors: Tensor) -> bool:
     """Whether what is computed from these tensors will be asked for gradients."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def takes_plain_form(*tensors: Tensor) -> bool:
+    """Whether to compute in the usual form: for gradients, or for a compiler or exporter, which recognises that one."""
+    return (
+        is_learning(*tensors) or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
+    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outmask.models.deformable import DeformableAttention, LevelSizes, own_places
-from outmask.models.linear import Linear, is_learning
+from outmask.models.linear import Linear, takes_plain_form
 from outmask.models.positions import sine_positions
 
 # Tokens that a layer takes at once. 512 to 1024 were a tenth slower than this, all of a 512 x 1024 image's as fast; a
@@ -133,10 +133,8 @@ class EncoderLayer(nn.Module):
             output: Tensor = self.norm2(own + self.linear2(F.relu(self.linear1(own), inplace=True)))
             return output
 
-        if self.self_attn.exportable:  # a trace would keep the number of pieces of the one image that it saw
+        if takes_plain_form(tokens, *self.parameters()) or not tokens.is_cpu:
             return attended(tokens, position, places)
-        # A gradient needs all at once; what is compiled should not depend on their number.
-        whole = is_learning(tokens, *self.parameters()) or torch.compiler.is_compiling() or not tokens.is_cpu
-        count = tokens.shape[1] if whole else max(1, _CPU_TOKENS // len(tokens))
+        count = max(1, _CPU_TOKENS // len(tokens))
         pieces = torch.split(tokens, count, 1), torch.split(position, count), torch.split(places, count)
         return torch.cat([attended(*piece) for piece in zip(*pieces, strict=True)], 1)

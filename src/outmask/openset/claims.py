@@ -65,8 +65,8 @@ def claimed_pixels(prediction: MaskPrediction, size: tuple[int, int]) -> Claims:
             held += holds.flatten(1).sum(1, dtype=torch.int32)
             values = tile.sigmoid_().mul_(probability[:, None, None])
             weaker = _sign(values.sub_(values.amax(0)))  # all ones where another mask is preferred
-            # Of equals the first has the largest code.
-            codes[rows] = holds.add_(2 * ranks).bitwise_or_(weaker).amax(0)
+            # Of equals the first has the largest code; where a logit is NaN, all may be weaker, which is no code.
+            codes[rows] = holds.add_(2 * ranks).bitwise_or_(weaker).amax(0).clamp_(min=0)
         pixels = torch.bincount(codes.flatten(), minlength=2 * max(count, 1)).view(-1, 2)[:count].flip(0)
         painted = (pixels[:, 1] > 0) & (pixels.sum(1).double() / held >= _UNCOVERED)
     numbers = np.zeros((max(count, 1), 2), np.int32)

@@ -1,7 +1,8 @@
 """From an image to its score maps and labels: predicted, scored, refined, averaged with its mirror image and members.
 
-Large images are seen through overlapping windows. What is averaged (members, an image and its mirror image) is averaged
-within each window, so that the mirrored windows are the mirror images of the same windows.
+Images whose model input would be large are seen through overlapping windows. Each is prepared like an image of its own:
+the model's input is what preprocessing makes of the window. What is averaged (members, an image and its mirror image)
+is averaged within each window, so that the mirrored windows are the mirror images of the same windows.
 
 Whatever can be asked of an image has a name: the scores of ``outmask.scores``, which are functions of a prediction, and
 the detectors of ``outmask.detectors``, which ask the model itself.
@@ -35,7 +36,7 @@ Window = int | Size
 """Its side, or ``(height, width)``, in pixels of the image."""
 
 MOST_PIXELS = 8 << 20
-"""Of a model's input, more than a 4K frame has; images that would give it more are seen through windows."""
+"""Of a model's input, just above UHD (3840x2160); images that would give it more are seen through windows."""
 
 _log = logging.getLogger(__name__)
 
@@ -167,9 +168,7 @@ def score_maps(
         return averaged(size, image)
     if window is None:
         _log.warning(
-            "images of %dx%d pixels are too large for the model and seen through windows of %dx%d",
-            *own_size[::-1],
-            *chosen[::-1],
+            "images of %dx%d pixels are too large for the model and seen through windows of %dx%d", *own_size, *chosen
         )
     maps = windowed(lambda part: averaged((part.shape[0], part.shape[1]), part), image, chosen)
     return maps if size == own_size else {name: _resized(map_, size) for name, map_ in maps.items()}
@@ -200,8 +199,8 @@ def masks_and_maps(
     own_size = (image.shape[0], image.shape[1])
     if window_for(members, own_size, window) is not None:
         raise ImageError(
-            f"an image of {own_size[1]}x{own_size[0]} pixels would be seen through windows, and those cut objects: for "
-            "segments, scale it down" + ("" if window is None else ", or choose a window that covers it")
+            f"an image of {own_size[0]}x{own_size[1]} pixels would be seen through windows, and those cut objects: for "
+            "segments, scale it down, or choose a window that covers it"
         )
     prediction = members[0].prediction(image)
     if not isinstance(prediction, MaskPrediction):

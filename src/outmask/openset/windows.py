@@ -1,4 +1,8 @@
-"""Overlapping windows: an image larger than a model can take at once, seen part by part (sliding-window inference).
+"""Overlapping windows: an image that is too large for a model, seen part by part (sliding-window inference).
+
+A window is prepared like an image of its own, and what the model takes is what preprocessing makes of it: of a model
+that keeps an image's size less than of the image, of one that resizes the shorter side to a fixed length as much again
+or, of a narrow window, even more. :func:`fitting_window` asks for the prepared size.
 
 Along each side, windows of equal length overlap by at least a quarter, and the last is shifted inwards to the border. A
 window's weight at a pixel is a tent, highest in the middle of the window; weights are divided by their sum over all
@@ -113,8 +117,8 @@ def windowed(
     """Maps of an image, blended from those of its windows.
 
     The score of every pixel lies within the range of the windows that cover it, exactly: what all of them agree on
-    stays as it is. Beside the result, no more than one window is held. What belongs to a view (refinement, the average
-    with its mirror image, an ensemble's members) belongs inside of ``maps``.
+    stays as it is. Beside the result, no more than one window's are held. What belongs to a view (refinement, the
+    average with its mirror image, an ensemble's members) belongs inside of ``maps``.
 
     Args:
         maps: ``(h, w, 3)`` image -> maps ``(..., h, w)`` by name; called once for each window, row by row.

@@ -30,7 +30,7 @@ def test_the_table_and_the_json_say_the_same(
     for one in stored["comparisons"]:
         assert one["name"] in output
         assert f" {one['ratio']:.2f} " in output
-        assert one["difference"] < 0.1  # a thousandth
+        assert one["difference"] < 1e-6
     assert stored["machine"] in output
 
 

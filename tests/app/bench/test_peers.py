@@ -17,8 +17,16 @@ def test_plain_scores_are_those_of_the_engine() -> None:
     plain = scores.plain_scores(prediction, (29, 40))
     ours = evaluate(prediction, ["eam", "aem"], (29, 40))
     for name in ("eam", "aem"):
-        torch.testing.assert_close(torch.as_tensor(plain[name]), ours[name], atol=1e-5, rtol=1e-5)
-    assert (torch.as_tensor(plain["labels"]) == ours["labels"]).float().mean() > 0.99
+        torch.testing.assert_close(plain[name], ours[name], atol=1e-5, rtol=1e-5)
+    assert scores.label_shortfall(prediction, (29, 40)) < 1e-6
+    assert (plain["labels"] != 0).any()
+
+
+def test_a_wrong_label_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    prediction = MaskPrediction(torch.randn(1, 9, 6), 4 * torch.randn(1, 9, 7, 11))
+    monkeypatch.setattr(scores, "evaluate", lambda *_: {"labels": torch.zeros(1, 29, 40, dtype=torch.int64)})
+    assert scores.label_shortfall(prediction, (29, 40)) > 0.01
 
 
 def test_scores_and_segments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +55,10 @@ def test_the_whole_model_and_its_roofline(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(speed, "_SIZE", (64, 96))
     monkeypatch.setattr(speed, "_REPEATS", {"resnet50": 1})
     report = speed.speed()
-    forward, scored = report.values["comparisons"]
+    forward, scored, *exported = report.values["comparisons"]
     assert forward["difference"] < 1e-4
     assert scored["difference"] is None  # transformers resizes to 384 x 384 first
+    assert [one["peer"].split(",")[0] for one in exported] == ["onnxruntime", "openvino"]
+    assert all(one["difference"] < 1e-4 for one in exported)
     assert 0 < report.values["roofline"]["resnet50"]["share"] < 1
     assert report.notes[0].startswith("roofline  resnet50")

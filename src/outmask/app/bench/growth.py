@@ -125,5 +125,5 @@ def _describe(fits: dict[str, tuple[float, float, float]], against: str) -> str:
     parts = [f"time is a line to within {residual:.0%}, its fixed part {intercept / slope:.2g} {against}' worth"]
     if "peak_mb" in fits:
         intercept, slope, residual = fits["peak_mb"]
-        parts.append(f"memory {intercept:.0f} MB + {slope:.0f} MB for each of {against} to within {residual:.0%}")
+        parts.append(f"memory {intercept:.0f} MB + {slope:.1f} MB for each of {against} to within {residual:.0%}")
     return "; ".join(parts)
