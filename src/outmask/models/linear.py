@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 _WORTH_IT = 1 << 17
 """Values of an input, as 512 rows of 256 have: below, MKL's product is as fast or faster."""
 
