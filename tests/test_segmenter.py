@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import outmask
+from outmask.app.scene import draw_scene
 from outmask.checkpoints import ModelBundle, save_folder
 from outmask.errors import OutmaskError
 from outmask.models import Mask2Former, Mask2FormerConfig
@@ -166,3 +167,20 @@ def test_the_panoptic_task_gives_segments(segmenter: Segmenter, unknown: Unknown
     np.testing.assert_array_equal(result.panoptic, expected.ids)
     assert result.segments == expected.segments
     assert unknown == "mining" or any(segment.is_unknown for segment in result.segments)
+
+
+def test_half_precision_lowers_the_model_and_not_the_scores() -> None:
+    full, half = (outmask.load("street", device="cpu", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    street = draw_scene((96, 192)).image
+    assert (full.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert half.preprocess(street).dtype == torch.bfloat16
+    expected, result = full.predict(street), half.predict(street)
+    assert result.score.dtype == np.float32
+    assert (result.labels == expected.labels).mean() > 0.9
+    # Computed in bfloat16, scores close to -1 would have 8 bits of resolution: a handful of values.
+    assert len(np.unique(result.score)) > 1000
+
+
+def test_an_exported_file_has_its_own_precision(tmp_path: Path) -> None:
+    with pytest.raises(OutmaskError, match="leave the dtype out"):
+        outmask.load(tmp_path / "street.onnx", dtype=torch.float16)

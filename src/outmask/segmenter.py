@@ -210,9 +210,14 @@ class Segmenter(Predictor):
         """Where the model's weights are; an exported model has none of its own and runs on the CPU."""
         return next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights and its input: float32, if it was not loaded in half precision."""
+        return next((weight.dtype for weight in self.model.parameters()), torch.float32)
+
     def preprocess(self, image: ImageSource) -> Tensor:
-        """``(1, 3, h, w)`` float32 on the model's device: the image, resized and normalised as its config says."""
-        return self.preprocessing(read_image(image)).to(self.device)
+        """``(1, 3, h, w)`` on the model's device and in its dtype: the image, resized and normalised as it wants it."""
+        return self.preprocessing(read_image(image)).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def prediction(self, image: ImageSource) -> scores.Prediction:
@@ -259,7 +264,10 @@ class Ensemble(Predictor):
 
 @overload
 def load(
-    source: str | Path = ..., device: str | torch.device | None = ..., runtime: Runtime | None = ...
+    source: str | Path = ...,
+    device: str | torch.device | None = ...,
+    runtime: Runtime | None = ...,
+    dtype: torch.dtype = ...,
 ) -> Segmenter: ...
 
 
@@ -268,6 +276,7 @@ def load(
     source: list[str] | list[Path] | list[str | Path],
     device: str | torch.device | None = ...,
     runtime: Runtime | None = ...,
+    dtype: torch.dtype = ...,
 ) -> Ensemble: ...
 
 
@@ -275,6 +284,7 @@ def load(
     source: str | Path | list[str] | list[Path] | list[str | Path] = "street",
     device: str | torch.device | None = None,
     runtime: Runtime | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Segmenter | Ensemble:
     """Load a model, in eval mode and ready to run; or several, as an ensemble.
 
@@ -284,22 +294,26 @@ def load(
         device: where to run; by default CUDA where there is one, else the CPU. Exported files run on the CPU.
         runtime: ``"onnxruntime"`` or ``"openvino"`` instead of PyTorch: what is no exported file is exported first, to
             a temporary one.
+        dtype: of weights and pixels; ``torch.bfloat16`` and ``torch.float16`` are for GPUs. Scores of their logits are
+            still computed in float32.
 
     Raises:
         OutmaskError: where nothing can be loaded from ``source``; says what was tried. On models that are no ensemble,
             a runtime that is not installed or not the file's, or a model that can only be exported for one size.
     """
     if isinstance(source, list):
-        return Ensemble([load(one, device, runtime) for one in source])
+        return Ensemble([load(one, device, runtime, dtype) for one in source])
     if runtime is not None or is_exported(source):
         if device is not None and torch.device(device).type != "cpu":
             raise OutmaskError(f"exported models run on the CPU, not on {device}: leave the device out")
+        if dtype != torch.float32:
+            raise OutmaskError(f"exported models compute as they were exported, not in {dtype}: leave the dtype out")
         return _exported(source, runtime)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = load_bundle(str(source))
     return Segmenter(
-        prepare_for_inference(bundle.model.to(device)),
+        prepare_for_inference(bundle.model).to(device, dtype),
         bundle.taxonomy,
         bundle.preprocessing,
         bundle.name,

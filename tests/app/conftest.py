@@ -68,7 +68,7 @@ def segmenter(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """What ``outmask.load("street")`` gives during a test; other names are unknown models."""
     fake = FakeSegmenter("street")
 
-    def load(name: str) -> FakeSegmenter:
+    def load(name: str, runtime: str | None = None) -> FakeSegmenter:
         if name != "street":
             raise OutmaskError(f"unknown model {name!r}: expected a bundled model, a folder or a file")
         return fake

@@ -68,7 +68,7 @@ class Seer:
 @pytest.fixture
 def seer(monkeypatch: pytest.MonkeyPatch) -> Seer:
     fake = Seer()
-    monkeypatch.setattr(outmask, "load", lambda name: fake, raising=False)
+    monkeypatch.setattr(outmask, "load", lambda name, runtime=None: fake, raising=False)
     return fake
 
 
@@ -169,7 +169,7 @@ def test_a_window_that_covers_the_image_is_the_whole_image(
     config = Mask2FormerConfig(2, "mobilenet_v2", dim=32, num_heads=2, encoder_layers=1, num_queries=4)
     classes = Taxonomy(("road", "car"), ((0, 0, 0), (0, 0, 255)), (False, True))
     tiny = Segmenter(Mask2Former(config).eval(), classes, Preprocessing(short_side=None), "tiny")
-    monkeypatch.setattr(outmask, "load", lambda name: tiny, raising=False)
+    monkeypatch.setattr(outmask, "load", lambda name, runtime=None: tiny, raising=False)
     for name, size in (("fits", (48, 32)), ("wider", (49, 32)), ("higher", (48, 33))):
         Image.new("RGB", size, (120, 90, 60)).save(tmp_path / f"{name}.png")
     command = ["predict", *map(str, sorted(tmp_path.glob("*.png"))), "--task", "panoptic", "--threshold", "-1"]

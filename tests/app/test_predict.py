@@ -426,7 +426,7 @@ def before_each(call):
     time.sleep(0.05)
 
 fake.before_each = before_each
-outmask.load = lambda name: fake
+outmask.load = lambda name, runtime=None: fake
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have its background jobs ignore it
 sys.exit(cli.main())
 """

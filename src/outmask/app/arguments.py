@@ -99,8 +99,7 @@ def open_model(text: str, runtime: Runtime | None = None) -> Segmenter | Ensembl
     for name in names:
         if runtime is not None and not is_exported(name):
             tell(f"exporting {name} for {runtime}, to a temporary file")
-    options: dict[str, Runtime] = {} if runtime is None else {"runtime": runtime}
-    return outmask.load(names[0], **options) if len(names) == 1 else outmask.load(names, **options)
+    return outmask.load(names[0], runtime=runtime) if len(names) == 1 else outmask.load(names, runtime=runtime)
 
 
 def model_identity(text: str) -> str:
