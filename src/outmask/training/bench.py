@@ -45,6 +45,8 @@ class TrainingComparison:
         seconds, peer_seconds: forward and backward, step by step, taken in turns.
         losses: each weighted term, ours and theirs: ``class``, ``mask``, ``dice`` of the last layer, ``class_0`` ... of
             the inner ones.
+        peaks_mb: the most memory that a step takes beyond what the process held before, in MB, of ours and of theirs;
+            None where it was not measured.
         loss_difference: the largest relative difference of a term.
         gradient_difference: relative difference (of norms) of the gradient of the whole backbone.
     """
@@ -54,6 +56,7 @@ class TrainingComparison:
     seconds: tuple[float, ...]
     peer_seconds: tuple[float, ...]
     losses: dict[str, tuple[float, float]]
+    peaks_mb: tuple[float | None, float | None]
     loss_difference: float
     gradient_difference: float
 
@@ -73,6 +76,7 @@ def compare_training(
     size: int = 512,
     batch: int = 2,
     config: Mask2FormerConfig | None = None,
+    peak_memory: Callable[[Callable[[], object]], float | None] = lambda run: None,
 ) -> list[TrainingComparison]:
     """Forward and backward of both models on the CPU, with freshly initialised weights, in both precisions.
 
@@ -81,6 +85,7 @@ def compare_training(
         size: height and width of the images in pixels, a multiple of 32.
         batch: images.
         config: transformers' configuration; by default that of the published R50 model with Cityscapes' 19 classes.
+        peak_memory: runs a step, once more, and gives the most memory that it took, in MB.
 
     Returns:
         one comparison for each of :data:`PRECISIONS`. In bfloat16 the terms differ by the rounding, and what it flips.
@@ -137,6 +142,7 @@ def compare_training(
     dtypes = (torch.float32, torch.bfloat16)
     found = {dtype: (step(dtype), _gradient(bodies[0])) for dtype in dtypes}
     peer_found = {dtype: (peer_step(dtype), _gradient(bodies[1])) for dtype in dtypes}
+    peaks = {(one, dtype): peak_memory(partial(one, dtype)) for dtype in dtypes for one in (step, peer_step)}
     times: dict[tuple[Callable[[torch.dtype], object], torch.dtype], list[float]] = defaultdict(list)
     for _ in range(steps):
         for dtype in dtypes:
@@ -152,6 +158,7 @@ def compare_training(
             tuple(times[step, dtype]),
             tuple(times[peer_step, peer_dtype]),
             pairs,
+            (peaks[step, dtype], peaks[peer_step, peer_dtype]),
             max(abs(own - peer) / abs(peer) for own, peer in pairs.values()),
             float((gradient - peer_gradient).norm() / peer_gradient.norm()),
         )

@@ -40,11 +40,11 @@ def test_training_is_compared_in_both_precisions_and_with_its_loading(
     """What is measured is tests/training's matter."""
     full, half = torch.float32, torch.bfloat16
     found = [
-        training_bench.TrainingComparison(full, full, (1.0, 2.0), (2.0, 6.0), {}, 1e-7, 0.0),
-        training_bench.TrainingComparison(half, half, (1.0, 1.0), (1.0, 1.5), {}, 2e-3, 0.0),
-        training_bench.TrainingComparison(half, full, (1.0, 1.0), (4.0, 5.0), {}, 3e-3, 0.0),
+        training_bench.TrainingComparison(full, full, (1.0, 2.0), (2.0, 6.0), {}, (100.0, 200.0), 1e-7, 0.0),
+        training_bench.TrainingComparison(half, half, (1.0, 1.0), (1.0, 1.5), {}, (50.0, None), 2e-3, 0.0),
+        training_bench.TrainingComparison(half, full, (1.0, 1.0), (4.0, 5.0), {}, (50.0, 200.0), 3e-3, 0.0),
     ]
-    monkeypatch.setattr(train, "compare_training", lambda steps, size: found)
+    monkeypatch.setattr(train, "compare_training", lambda steps, size, peak_memory: found)
     monkeypatch.setattr(train, "synthetic_recipes", lambda root: {"small": 1, "large": 2})
     shares = {1: loading.LoadingShare(0.25, 0.125), 2: loading.LoadingShare(0.0625, 0.03125)}
     monkeypatch.setattr(train, "compare_loading", shares.__getitem__)
@@ -58,6 +58,8 @@ def test_training_is_compared_in_both_precisions_and_with_its_loading(
         (1.25, [1, 1.5]),
         (4.5, [4, 5]),
     ]
+    peaks = [(one["peak_mb"], one["peer_peak_mb"]) for one in stored["comparisons"]]
+    assert peaks == [(100, 200), (50, None), (50, 200)]
     assert stored["loading"] == [
         {"name": "small", "from_disk": 0.25, "from_memory": 0.125},
         {"name": "large", "from_disk": 0.0625, "from_memory": 0.03125},

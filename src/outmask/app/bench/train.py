@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from outmask.app.bench.comparison import Comparison, Report, comparison_report
+from outmask.app.bench.comparison import Comparison, Report, comparison_report, peak_memory
 from outmask.app.terminal import tell
 from outmask.training.bench import compare_training
 from outmask.training.loading import compare_loading, synthetic_recipes
@@ -18,7 +18,7 @@ def train() -> Report:
     """Forward and backward in float32 and bfloat16; the share of a step's time that making its batch takes."""
     tell("bench: a training step against transformers', in float32 and bfloat16")
     comparisons = []
-    for one in compare_training(_STEPS, _SIZE):
+    for one in compare_training(_STEPS, _SIZE, peak_memory=peak_memory):
         own, peer = (str(dtype).removeprefix("torch.") for dtype in (one.dtype, one.peer_dtype))
         comparisons.append(
             Comparison(
@@ -26,8 +26,8 @@ def train() -> Report:
                 peer=f"transformers Mask2Former with its own loss, {peer}; same weights, targets and points",
                 ratio=one.ratio,
                 spread=(min(one.ratios), max(one.ratios)),
-                peak_mb=None,
-                peer_peak_mb=None,
+                peak_mb=one.peaks_mb[0],
+                peer_peak_mb=one.peaks_mb[1],
                 difference=one.loss_difference,
             )
         )
