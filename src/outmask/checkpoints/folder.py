@@ -45,6 +45,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def describe_bundle(bundle: ModelBundle) -> dict[str, Any]:
+    """What ``config.json``, or an exported file, says of a model, as plain values."""
+    return {
+        MARKER: VERSION,
+        "architecture": describe_architecture(bundle.model),
+        "taxonomy": bundle.taxonomy.to_json(),
+        "preprocessing": bundle.preprocessing.to_json(),
+        "operating_points": bundle.operating_points,
+        "licence": bundle.licence,
+        "provenance": bundle.provenance,
+    }
+
+
 def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model folder; written beside and renamed, so that it is there whole or not at all.
 
@@ -59,9 +72,8 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
     """
     if dtype not in (torch.float32, torch.float16):
         raise OutmaskError(f"weights are saved as float32 or float16, got {dtype}")
-    architecture = describe_architecture(bundle.model)
     with torch.device("meta"):
-        names = build_architecture(architecture).state_dict().keys()
+        names = build_architecture(describe_architecture(bundle.model)).state_dict().keys()
     if bundle.model.state_dict().keys() != names:
         raise OutmaskError(f"{bundle.name}: its BatchNorm is folded for inference; save what load_bundle gives instead")
     path = Path(path).resolve()
@@ -74,16 +86,7 @@ def save_folder(bundle: ModelBundle, path: str | Path, dtype: torch.dtype = torc
         partial.mkdir(parents=True)
         # Not save_file: on a full disk it raises an error of its own kind, and nobody else could read what it writes.
         (partial / WEIGHTS).write_bytes(save(state))
-        config = {
-            MARKER: VERSION,
-            "architecture": architecture,
-            "taxonomy": bundle.taxonomy.to_json(),
-            "preprocessing": bundle.preprocessing.to_json(),
-            "operating_points": bundle.operating_points,
-            "licence": bundle.licence,
-            "provenance": bundle.provenance,
-            "hashes": {WEIGHTS: _sha256(partial / WEIGHTS)},
-        }
+        config = {**describe_bundle(bundle), "hashes": {WEIGHTS: _sha256(partial / WEIGHTS)}}
         (partial / CONFIG).write_text(_json(config), encoding="utf-8")
         if bundle.statistics:
             write_statistics(partial, bundle.statistics, _sha256(partial / WEIGHTS))

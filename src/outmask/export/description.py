@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from outmask.checkpoints import ModelBundle
-from outmask.checkpoints.folder import MARKER, VERSION
+from outmask.checkpoints.folder import MARKER, VERSION, describe_bundle
 from outmask.errors import OutmaskError
-from outmask.models import describe_architecture
 from outmask.preprocessing import Preprocessing
 from outmask.types import Taxonomy
 
@@ -24,17 +23,7 @@ def describe(bundle: ModelBundle, export: Mapping[str, Any]) -> str:
         bundle: the model and what belongs to it, but for detectors' statistics.
         export: plain values that say how it was exported.
     """
-    config = {
-        MARKER: VERSION,
-        "name": bundle.name,
-        "architecture": describe_architecture(bundle.model),
-        "taxonomy": bundle.taxonomy.to_json(),
-        "preprocessing": bundle.preprocessing.to_json(),
-        "operating_points": bundle.operating_points,
-        "licence": bundle.licence,
-        "provenance": bundle.provenance,
-        "export": dict(export),
-    }
+    config = {**describe_bundle(bundle), "name": bundle.name, "export": dict(export)}
     return json.dumps(config, ensure_ascii=False)
 
 

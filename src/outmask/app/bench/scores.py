@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,11 +110,15 @@ def _against_transformers(prediction: MaskPrediction, taxonomy: Taxonomy) -> tup
     def ours() -> Values:
         return {"ours": torch.from_numpy(known_segments(prediction, taxonomy, _SIZE).ids)}
 
-    def peer() -> Values:
-        (processed,) = processor.post_process_panoptic_segmentation(
+    def processed() -> dict[str, Any]:
+        (one,) = processor.post_process_panoptic_segmentation(
             output, threshold=0.8, label_ids_to_fuse=stuff, target_sizes=[_SIZE]
         )
-        return {"its own": processed["segmentation"]}
+        found: dict[str, Any] = one
+        return found
+
+    def peer() -> Values:
+        return {"its own": processed()["segmentation"]}
 
     count = prediction.class_logits.shape[1]
     comparison = compare(
@@ -124,15 +129,13 @@ def _against_transformers(prediction: MaskPrediction, taxonomy: Taxonomy) -> tup
         _REPEATS,
         _OURS_PER_PEER,
     )
-    (processed,) = processor.post_process_panoptic_segmentation(
-        output, threshold=0.8, label_ids_to_fuse=stuff, target_sizes=[_SIZE]
-    )
+    theirs = processed()
     known = known_segments(prediction, taxonomy, _SIZE)
     table = np.array([-1, *(class_ for class_, _ in known.classes)])
     peer_table = np.full(len(prediction.class_logits[0]) + 2, -1)
-    for segment in processed["segments_info"]:
+    for segment in theirs["segments_info"]:
         peer_table[segment["id"]] = segment["label_id"]
-    agreement = (table[known.ids] == peer_table[processed["segmentation"].numpy()]).mean()
+    agreement = (table[known.ids] == peer_table[theirs["segmentation"].numpy()]).mean()
     return comparison, (
         f"segments  both give {agreement:.1%} of the pixels the same class or none: transformers resizes to 384x384 "
         "first and paints pixels that a mask prefers but does not hold"
