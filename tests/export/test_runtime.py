@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,31 @@ def test_no_more_is_computed_than_is_asked_for(folder: Path, tmp_path: Path) -> 
     assert file(pixels(1, 64, 96)).class_logits.shape == (1, 6, 4)  # type: ignore[union-attr]
     with pytest.raises(Exception, match="cannot be reshaped"):
         file.outputs(pixels(1, 64, 96), ["eam"])
+
+
+_MODELS_THAT_COME_AND_GO = """
+import gc, os, signal, sys
+import torch
+from outmask.export import open_exported
+from pathlib import Path
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled", flush=True))
+first, second = (open_exported(Path(sys.argv[1])) for _ in range(2))
+for model in (first, second):
+    model(torch.zeros(1, 3, 64, 64))
+del model, first  # the one that came first goes first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
+def test_signals_can_be_handled_after_models_came_and_went(folder: Path, name: str) -> None:
+    command = [sys.executable, "-c", _MODELS_THAT_COME_AND_GO, str(folder / name)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
 def test_gradients_are_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,7 +152,7 @@ class _OpenVino(_File):
         super().__init__(path)
         self._runtime = library("openvino")
         try:
-            self._network = self._runtime.Core().read_model(path)
+            self._network = _openvino_core().read_model(path)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
         self.output_names = tuple(output.get_any_name() for output in self._network.outputs)
@@ -162,13 +163,24 @@ class _OpenVino(_File):
         ends = [self._network.output(name).node.input_value(0) for name in names]
         part = self._runtime.Model(ends, self._network.get_parameters(), "part")
         # Without the hint, processors that can compute in bfloat16 would.
-        compiled = self._runtime.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = _openvino_core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
             results = compiled(pixels)
             return [np.array(results[index]) for index in range(len(names))]
 
         return run
+
+
+@lru_cache(maxsize=1)
+def _openvino_core() -> Any:
+    """One for the whole process.
+
+    With its first model a core gives the thread another stack for the handlers of signals, and takes it back when it
+    goes. Of two cores, the second remembers the stack of the first: it would set what the first has freed, and the next
+    Ctrl-C, or the end of a child process, would be a segmentation fault.
+    """
+    return library("openvino").Core()
 
 
 _FILES: dict[Runtime, type[_Onnx] | type[_OpenVino]] = {"onnxruntime": _Onnx, "openvino": _OpenVino}

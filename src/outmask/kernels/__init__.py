@@ -1,8 +1,8 @@
 """Triton kernels for what a GPU does besides convolutions and matrix products.
 
 They are optional: without Triton or a CUDA device PyTorch computes the same, and nothing imports Triton before a kernel
-is called for. Their results are tested against PyTorch's, in Triton's interpreter where there is no GPU; their speed is
-unmeasured (``outmask.kernels.bench`` measures it).
+is called for. Their results are tested against PyTorch's, in Triton's interpreter where there is no GPU, and
+``outmask.kernels.bench`` measures their speed: docs/performance.md has what it found.
 """
 
 from __future__ import annotations

@@ -11,12 +11,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from outmask.errors import OutmaskError
-from outmask.models import Mask2Former, Mask2FormerConfig
 from outmask.models.deformable import grid_sample_attention, own_places, weighted_gather
-from outmask.models.inference import prepare_for_inference
 from outmask.scores.declarations import SCORES, class_probabilities
 from outmask.scores.fused import evaluate
 from outmask.types import MaskPrediction
@@ -63,17 +61,29 @@ class KernelTiming:
 
 @dataclass(frozen=True)
 class FrameRate:
-    """A whole model, score map included.
+    """A whole model against the same of another library, score map included.
 
     Attributes:
-        frames_per_second: of the median frame.
-        milliseconds: that frame's.
-        peak_bytes: the most memory that PyTorch held, weights included.
+        milliseconds, peer_milliseconds: of the median frame.
+        peak_bytes, peer_peak_bytes: the most memory that a frame takes beyond the weights.
+        difference: the largest of any logit in float32, relative to the largest logit of its kind.
     """
 
-    frames_per_second: float
     milliseconds: float
+    peer_milliseconds: float
     peak_bytes: int
+    peer_peak_bytes: int
+    difference: float
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of the median frame."""
+        return 1e3 / self.milliseconds
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.peer_milliseconds / self.milliseconds
 
 
 def time_deformable(size: tuple[int, int] = (1024, 2048), dtype: torch.dtype = torch.bfloat16) -> list[KernelTiming]:
@@ -149,47 +159,66 @@ def time_scores(
         maps = evaluate(prediction, scores, size)
         return maps["eam"], maps["aem"], maps["labels"]
 
-    def plain() -> tuple[Tensor, ...]:
-        logits = F.interpolate(prediction.mask_logits.float(), size, mode="bilinear", align_corners=False)
-        probabilities = class_probabilities(prediction.class_logits[0])
-        pooled = torch.einsum("qc,qhw->chw", probabilities, logits[0].sigmoid())
-        eam = torch.einsum("q,qhw->hw", probabilities.amax(1), logits[0].sigmoid())
-        aem = pooled.max(0)
-        return -eam[None], -aem.values[None], aem.indices[None]
-
     least = _bytes(prediction.mask_logits, *engine())
     name = f"EAM, AEM and labels, {masks} masks at {size[0]}x{size[1]}, {_name(dtype)}"
-    return _compare(name, engine, {"interpolate, sigmoid, einsum": plain}, least, device)
+    return _compare(
+        name, engine, {"interpolate, sigmoid, einsum": partial(_plain_scores, prediction, size)}, least, device
+    )
 
 
 @torch.no_grad()
-def frames_per_second(
-    config: Mask2FormerConfig | None = None,
+def time_frames(
+    model: nn.Module,
+    peer: Callable[[Tensor], MaskPrediction],
+    peer_model: nn.Module,
     size: tuple[int, int] = (1024, 2048),
     dtype: torch.dtype = torch.bfloat16,
 ) -> FrameRate:
-    """How many images a second go through a model and become EAM maps and labels at full size.
+    """Images that go through a model and become EAM maps and labels at full size, here and in another library.
 
-    Weights are random: the time does not depend on them. Decoding images and copying them to the device is left out.
+    Decoding images and copying them to the device is left out.
 
     Args:
-        config: of the model; by default Mask2Former-R50 for 19 classes. Give
-            ``Mask2FormerConfig(19, backbone="swin-large")`` for Swin-L.
+        model: a mask classifier, in eval mode; it stays on the GPU, in ``dtype``.
+        peer: ``(1, 3, H, W)`` pixels -> the same prediction by the other library, with the same weights. Its scores are
+            had by interpolation, sigmoid and einsum.
+        peer_model: what ``peer`` runs, to be moved; it stays on the GPU, too.
         size: ``(H, W)`` of the image.
         dtype: of weights and pixels.
 
     Raises:
         OutmaskError: without a CUDA device or Triton.
     """
-    device = _device("frames_per_second")
-    model = prepare_for_inference(Mask2Former(config or Mask2FormerConfig(_CLASSES))).to(device, dtype)
-    pixels = torch.randn(1, 3, *size, device=device).to(dtype)
+    device = _device("bench frames")
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator(device).manual_seed(0), device=device)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        own, other = model.to(device)(pixels), (peer_model.to(device), peer(pixels))[1]
+    pairs = ((own.class_logits, other.class_logits), (own.mask_logits, other.mask_logits))
+    difference = max(_difference(*pair) for pair in pairs)
+    del own, other, pairs
+    model.to(dtype)
+    peer_model.to(dtype)
+    pixels = pixels.to(dtype)
 
     def frame() -> dict[str, Tensor]:
         return evaluate(model(pixels), [SCORES["eam"]], size)
 
-    milliseconds = _median(frame)
-    return FrameRate(1e3 / milliseconds, milliseconds, _peak_bytes(frame, device))
+    def peer_frame() -> tuple[Tensor, ...]:
+        return _plain_scores(peer(pixels), size)
+
+    return FrameRate(
+        _median(frame), _median(peer_frame), _peak_bytes(frame, device), _peak_bytes(peer_frame, device), difference
+    )
+
+
+def _plain_scores(prediction: MaskPrediction, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """EAM, AEM and labels of one image, literally."""
+    logits = F.interpolate(prediction.mask_logits.float(), size, mode="bilinear", align_corners=False)
+    probabilities = class_probabilities(prediction.class_logits[0].float())
+    pooled = torch.einsum("qc,qhw->chw", probabilities, logits[0].sigmoid())
+    eam = torch.einsum("q,qhw->hw", probabilities.amax(1), logits[0].sigmoid())
+    aem = pooled.max(0)
+    return -eam[None], -aem.values[None], aem.indices[None]
 
 
 def _device(what: str) -> torch.device:
@@ -212,9 +241,10 @@ def _median(run: Callable[[], object]) -> float:
 
 
 def _peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()
-    return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _compare(

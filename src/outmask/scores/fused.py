@@ -20,7 +20,7 @@ from outmask.scores.upsampling import upsampled_tiles
 from outmask.types import MaskPrediction
 
 # A tile's mask logits or, where a kernel keeps those in registers, its pooled values. CPU: time hardly changed from 2
-# to 5 MB (2 MB of second-level cache a core) and rose below. GPU: unmeasured; large enough that launches are worth
+# to 5 MB (2 MB of second-level cache a core) and rose below. GPU: not tuned; large enough that launches are worth
 # their while.
 _CPU_TILE_BYTES = 4 << 20
 _GPU_TILE_BYTES = 64 << 20

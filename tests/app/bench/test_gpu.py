@@ -14,12 +14,16 @@ def test_every_kernel_and_every_model_is_reported(monkeypatch: pytest.MonkeyPatc
     timing = KernelTiming("attention", "grid_sample", 2.0, 8.0, 10**9, 10**12, 1e-6)
     monkeypatch.setattr(gpu, "time_deformable", lambda: [timing])
     monkeypatch.setattr(gpu, "time_scores", lambda: [timing])
-    monkeypatch.setattr(gpu, "frames_per_second", lambda config: FrameRate(20.0, 50.0, 3 * 10**9))
+    monkeypatch.setattr(gpu, "_frames", lambda backbone: FrameRate(50.0, 75.0, 3 * 10**9, 4 * 10**9, 1e-3))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     report = gpu.gpu()
-    assert report.rows == [("attention", "grid_sample", "4.00", "50%", "1e-06")] * 2
-    assert [note.split(":")[0] for note in report.notes] == [
-        f"frames  {name}, 1024x2048, bfloat16, EAM and labels included" for name in ("resnet50", "swin-large")
+    assert report.rows[:2] == [("attention", "grid_sample", "4.00", "50%", "1e-06")] * 2
+    assert [row[0] for row in report.rows[2:]] == [
+        f"Mask2Former, {name}, 1024x2048, bfloat16, EAM and labels included: 20.0 frames a second"
+        for name in ("resnet50", "swin-large")
     ]
+    assert {row[2:] for row in report.rows[2:]} == {("1.50", "", "0.001")}
+    assert report.notes[-1] == "card  a card, which copies 1.00 TB/s"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
