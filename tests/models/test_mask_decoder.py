@@ -29,13 +29,12 @@ def term(attention: Attention, query: Tensor, keys: Tensor, values: Tensor, bloc
 
 
 def literal(
-    layer: DecoderLayer, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    layer: DecoderLayer, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
     """One decoder layer over one image: cross (eq. 6-9), self, feed-forward, norms after the residuals."""
-    probability = mask.sigmoid()
-    nothing = torch.zeros_like(mask, dtype=torch.bool)
-    foreground = nothing if layer.attention == "cross" else probability < 0.5  # F = -inf (eq. 7)
-    attended = term(layer.cross_attn, queries + position, keys, values, foreground)
+    # Without a mask, as in cross-attention, nothing is blocked.
+    probability = torch.full((len(queries), len(keys)), 0.5) if mask is None else mask.sigmoid()
+    attended = term(layer.cross_attn, queries + position, keys, values, probability < 0.5)  # F = -inf (eq. 7)
     if layer.background_attn is not None:
         attended = attended + term(layer.background_attn, queries + position, keys, values, probability > 0.5)  # B
     queries = layer.cross_norm(attended + queries)
@@ -52,10 +51,12 @@ def test_a_layer_is_the_equations(attention: AttentionKind) -> None:
     keys, values, mask = torch.randn(2, 7, DIM), torch.randn(2, 7, DIM), torch.randn(2, QUERIES, 7)
     mask[0, 0], mask[0, 1] = -3, 3  # nothing in the foreground; nothing in the background
     mask[1, 2] = torch.tensor([0, 0, 1, -1, 2, -2, 0])  # exactly 0.5 belongs to both
+    masks = None if attention == "cross" else mask
     with torch.no_grad():
-        output = layer(queries, position, keys, values, mask)
+        output = layer(queries, position, keys, values, masks)
         for image in range(2):
-            expected = literal(layer, queries[image], position[image], keys[image], values[image], mask[image])
+            own = None if masks is None else masks[image]
+            expected = literal(layer, queries[image], position[image], keys[image], values[image], own)
             torch.testing.assert_close(output[image], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -68,7 +69,8 @@ def seen(attention: AttentionKind, mask: list[float], which: str) -> list[bool]:
         torch.nn.init.zeros_(other.out_proj.weight)
     values = torch.randn(1, len(mask), DIM, requires_grad=True)
     query = torch.randn(1, 1, DIM)
-    layer(query, query, torch.randn(1, len(mask), DIM), values, torch.tensor(mask).view(1, 1, -1))[0, 0, 0].backward()
+    masks = None if attention == "cross" else torch.tensor(mask).view(1, 1, -1)
+    layer(query, query, torch.randn(1, len(mask), DIM), values, masks)[0, 0, 0].backward()
     assert values.grad is not None
     return (values.grad[0].abs().sum(1) > 0).tolist()
 
@@ -100,7 +102,7 @@ def decoder(
     return model, torch.randn(2, DIM, 17, 23), maps, nn.Conv2d(DIM, DIM, 1)
 
 
-@pytest.mark.parametrize("attention", get_args(AttentionKind))
+@pytest.mark.parametrize("attention", ["masked", "global"])
 def test_masks_of_the_resized_embedding_are_the_resized_masks(attention: AttentionKind) -> None:
     """The decoder resizes the finest map once per level; the paper resizes every layer's masks."""
     model, finest, maps, mask_features = decoder(attention)
@@ -115,6 +117,17 @@ def test_masks_of_the_resized_embedding_are_the_resized_masks(attention: Attenti
         size = maps[index % 3].shape[-2:]  # round robin, coarsest first
         resized = F.interpolate(previous.mask_logits, size, mode="bilinear", align_corners=False)
         torch.testing.assert_close(mask, resized.flatten(2), atol=1e-5, rtol=1e-5)
+
+
+def test_cross_attention_asks_for_no_masks_before_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, finest, maps, mask_features = decoder("cross")
+    asked: list[torch.Size] = []
+    ask = model._mask_logits
+    monkeypatch.setattr(
+        model, "_mask_logits", lambda queries, *rest: asked.append(queries.shape) or ask(queries, *rest)
+    )
+    model(finest, maps, mask_features)
+    assert asked == [(2, QUERIES, DIM)]
 
 
 def test_no_gradient_flows_through_the_attention_mask() -> None:

@@ -48,6 +48,7 @@ class MaskDecoder(nn.Module):
         if attention not in get_args(AttentionKind):
             raise OutmaskError(f"attention must be one of {', '.join(get_args(AttentionKind))}, got {attention!r}")
         self.num_levels = num_levels
+        self.looks_at_masks = attention != "cross"
         self.negative_class = negative_class
         self.query_feat = nn.Parameter(torch.randn(num_queries, dim))
         self.query_embed = nn.Parameter(torch.randn(num_queries, dim))
@@ -77,8 +78,9 @@ class MaskDecoder(nn.Module):
             value = feature.flatten(2).transpose(1, 2) + embed
             values.append(value)
             keys.append(value + sine_positions((height, width), value.shape[2], value))
-            # Resizing is linear: masks of the resized map are the resized masks, at a fraction of the cost.
-            shrunk.append(F.interpolate(finest, (height, width), mode="bilinear", align_corners=False))
+            if self.looks_at_masks:
+                # Resizing is linear: masks of the resized map are the resized masks, at a fraction of the cost.
+                shrunk.append(F.interpolate(finest, (height, width), mode="bilinear", align_corners=False))
 
         position = self.query_embed.expand(batch, -1, -1)
         queries = self.query_feat.expand(batch, -1, -1)
@@ -86,7 +88,7 @@ class MaskDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             level = index % self.num_levels
             with torch.no_grad():  # a mask decides where to look; it does not learn from that
-                mask = self._mask_logits(queries, shrunk[level], mask_features)
+                mask = self._mask_logits(queries, shrunk[level], mask_features) if self.looks_at_masks else None
             queries = layer(queries, position, keys[level], values[level], mask)
             states.append(queries)
         if not self.training:
@@ -149,7 +151,6 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, attention: AttentionKind) -> None:
         super().__init__()
-        self.attention = attention
         self.cross_attn = Attention(dim, num_heads)  # in global attention: the foreground term
         self.background_attn = Attention(dim, num_heads) if attention == "global" else None
         self.cross_norm = nn.LayerNorm(dim)
@@ -159,21 +160,24 @@ class DecoderLayer(nn.Module):
         self.linear2 = Linear(ffn_dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
 
-    def forward(self, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask_logits: Tensor) -> Tensor:
+    def forward(
+        self, queries: Tensor, position: Tensor, keys: Tensor, values: Tensor, mask_logits: Tensor | None
+    ) -> Tensor:
         """One layer.
 
         Args:
             queries, position: ``(B, N, dim)``.
             keys, values: ``(B, S, dim)`` one level's pixels, keys with their position added.
-            mask_logits: ``(B, N, S)`` the previous prediction at this level, detached.
+            mask_logits: ``(B, N, S)`` the previous prediction at this level, detached; None where everything is seen.
 
         Returns:
             ``(B, N, dim)``.
         """
         query = queries + position
-        seen = None if self.attention == "cross" else _visible(mask_logits >= 0)  # eq. 7: probability >= 0.5
+        seen = None if mask_logits is None else _visible(mask_logits >= 0)  # eq. 7: probability >= 0.5
         attended = self.cross_attn(query, keys, values, seen)
         if self.background_attn is not None:  # eq. 8-9; a probability of exactly 0.5 is seen by both terms
+            assert mask_logits is not None
             attended = attended + self.background_attn(query, keys, values, _visible(mask_logits <= 0))
         queries = self.cross_norm(queries + attended)
         query = queries + position
