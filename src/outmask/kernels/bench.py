@@ -191,8 +191,10 @@ def time_frames(
     """
     device = _device("bench frames")
     pixels = torch.randn(1, 3, *size, generator=torch.Generator(device).manual_seed(0), device=device)
+    model.to(device)
+    peer_model.to(device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        own, other = model.to(device)(pixels), (peer_model.to(device), peer(pixels))[1]
+        own, other = model(pixels), peer(pixels)
     pairs = ((own.class_logits, other.class_logits), (own.mask_logits, other.mask_logits))
     difference = max(_difference(*pair) for pair in pairs)
     del own, other, pairs
