@@ -34,15 +34,3 @@ def tiles(masks: Tensor, size: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]
 def computing_dtype(masks: Tensor) -> torch.dtype:
     """float64 for float64, else float32."""
     return torch.promote_types(masks.dtype, torch.float32)
-
-
-def strongest(values: Tensor) -> Tensor:
-    """``argmax_q`` of ``(N, ...)``, the first of equals, int64.
-
-    In passes that vectorise, over bytes where N fits them: a twentieth of ``torch.argmax``'s time along this dimension.
-    """
-    last = len(values) - 1
-    dtype = torch.uint8 if last < 256 else torch.int32
-    rank = torch.arange(last, -1, -1, dtype=dtype, device=values.device)
-    is_peak = (values == values.amax(0)).view(torch.uint8).to(dtype)
-    return last - is_peak.mul_(rank.view(-1, *(1,) * (values.ndim - 1))).amax(0).long()

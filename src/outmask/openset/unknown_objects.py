@@ -21,7 +21,8 @@ from torch import Tensor
 
 from outmask.errors import OutmaskError
 from outmask.openset.claims import claimed_pixels
-from outmask.openset.tiles import computing_dtype, strongest, tiles
+from outmask.openset.tiles import computing_dtype, tiles
+from outmask.scores.declarations import Stack
 from outmask.types import MaskPrediction, Taxonomy, Unknown
 
 _SQUARE = np.ones((3, 3), np.uint8)
@@ -89,7 +90,7 @@ class PreferredMask(Finder):
         for rows, tile in tiles(masks, unknown.shape):
             if unknown[rows].any():
                 here = torch.from_numpy(unknown[rows]).to(masks.device)
-                preferred[rows][unknown[rows]] = strongest(tile[:, here]).cpu().numpy()
+                preferred[rows][unknown[rows]] = Stack(tile[:, here]).argmax_().cpu().numpy()
         return _numbered(preferred, unknown, self.minimum_area)
 
 

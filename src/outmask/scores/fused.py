@@ -79,7 +79,7 @@ def evaluate(
                 for score in group.scores:
                     maps[score.name][image, rows] = score.finish(stacks[score.weights]).view(-1, width)
                 if group.with_labels:
-                    maps["labels"][image, rows] = _labels(stacks[class_probabilities]).view(-1, width)
+                    maps["labels"][image, rows] = stacks[class_probabilities].argmax_().view(-1, width)
     return maps
 
 
@@ -194,10 +194,3 @@ _WEIGHTED: dict[Pool, Callable[[Tensor], _TilePool]] = {
     Pool.STRONGEST: _weight_of_strongest,
     Pool.NOISY_OR: _noisy_or,
 }
-
-
-def _labels(class_scores: Stack) -> Tensor:
-    """``argmax_k`` as passes that vectorise, in a fifth of torch's time; overwrites the class scores."""
-    last = class_scores.values.shape[0] - 1
-    rank = torch.arange(last, -1, -1, dtype=class_scores.values.dtype, device=class_scores.values.device)
-    return last - class_scores.values.eq_(class_scores.peak).mul_(rank[:, None]).amax(0)
