@@ -29,7 +29,7 @@ TINY = Mask2FormerConfig(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("measure", [time_deformable, time_scores, lambda: time_frames(nn.Identity(), None, None)])  # type: ignore[arg-type]
+@pytest.mark.parametrize("measure", [time_deformable, time_scores, lambda: time_frames(nn.Identity(), nn.Identity())])
 def test_needs_a_gpu_and_says_so(measure: Any) -> None:
     with pytest.raises(OutmaskError, match="needs a CUDA device, and PyTorch finds none: run it on a machine with"):
         measure()
@@ -45,9 +45,9 @@ def measured(name: str, **arguments: Any) -> Any:
     """A benchmark whose clock always shows 2 ms, on whatever device there is."""
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
-            patch.setattr(bench, "_device", lambda what: torch.device("cpu"))
+            patch.setattr(bench, "_device", lambda: torch.device("cpu"))
             patch.setattr(bench, "_peak_bytes", lambda run, device: 1)
-        patch.setattr(bench, "_median", lambda run: 2.0)
+        patch.setattr(bench, "_median", lambda run: (run(), 2.0)[1])
         patch.setattr(bench, "_COPIED", 1000)
         patch.setattr(bench, "_HEADS", 2)
         return getattr(bench, name)(**arguments)
@@ -61,11 +61,16 @@ def measured_scores() -> list[KernelTiming]:
     return measured("time_scores", size=(12, 18), masks=20)  # type: ignore[no-any-return]
 
 
-def measured_frames() -> FrameRate:
+def measured_frames() -> tuple[FrameRate, list[str]]:
+    """With a peer one of whose classes is off by 100; and which of the two ran, in order."""
     torch.manual_seed(0)
     model, peer = Mask2Former(TINY).eval(), Mask2Former(TINY).eval()
     peer.load_state_dict(model.state_dict())
-    return measured("time_frames", model=model, peer=peer, peer_model=peer, size=(32, 64), dtype=torch.float32)  # type: ignore[no-any-return]
+    peer.mask_decoder.class_embed.bias.data[0] += 100
+    ran: list[str] = []
+    for name, one in (("ours", model), ("peer", peer)):
+        one.register_forward_hook(lambda *_, name=name: ran.append(name))
+    return measured("time_frames", model=model, peer=peer, size=(32, 64), dtype=torch.float32), ran
 
 
 def test_deformable_attention_is_compared_with_two_of_pytorch_forward_and_both_ways(run: Run) -> None:
@@ -93,6 +98,12 @@ def test_scores_are_compared_with_interpolate_sigmoid_einsum(run: Run) -> None:
 
 
 def test_frames_are_compared_with_the_same_model_elsewhere(run: Run) -> None:
-    rate = run(measured_frames)
-    assert (rate.milliseconds, rate.frames_per_second, rate.ratio) == (2.0, 500.0, 1.0)
-    assert rate.difference < 1e-5
+    rate, ran = run(measured_frames)
+    assert rate.frames_per_second == 500
+    assert ran[:2] == ["ours", "peer"]
+    assert rate.difference == pytest.approx(1, rel=0.05)  # of a hundred in the largest logit, all
+
+
+def test_a_rate_is_of_our_frame_and_a_ratio_of_the_peers_to_it() -> None:
+    rate = FrameRate(50.0, 75.0, 3, 4, 0.0)
+    assert (rate.frames_per_second, rate.ratio) == (20, 1.5)

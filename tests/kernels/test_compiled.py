@@ -31,7 +31,7 @@ SIZES |= {"y_scale": "fp32", "x_scale": "fp32", "width": "i32", "first_row": "i3
 
 
 @dataclass(frozen=True)
-class Compiled:
+class Code:
     """A kernel's code, and what of the chip a program takes."""
 
     ptx: str
@@ -47,19 +47,17 @@ class Compiled:
         return registers, stack + local
 
 
-Compile = Callable[..., Compiled]
+Compile = Callable[..., Code]
 
 
 @pytest.fixture(scope="module")
-def compile_() -> Iterator[Compile]:
-    """:func:`compiled` in a process of its own: LLVM replaces the handlers of signals of the one in which it works, and
-    the stack that they run on.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield lambda *arguments, **how: pool.submit(compiled, *arguments, **how).result()
+def in_child() -> Iterator[Compile]:
+    """:func:`compile_kernel` in a process of its own: LLVM replaces signals' handlers and the stack they run on."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        yield lambda *arguments, **how: executor.submit(compile_kernel, *arguments, **how).result()
 
 
-def compiled(
+def compile_kernel(
     module: str,
     name: str,
     target: GPUTarget,
@@ -67,7 +65,7 @@ def compiled(
     constants: dict[str, Any],
     folder: str,
     **how: Any,
-) -> Compiled:
+) -> Code:
     """One of our kernels; ``folder`` is for Triton's cache."""
     os.environ["TRITON_CACHE_DIR"] = folder
     kernel = getattr({"deformable": deformable, "scores": scores}[module], f"_{name}_kernel")
@@ -77,14 +75,14 @@ def compiled(
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(kernel.arg_names) if name in used}
     source = ASTSource(kernel, signature, constants, aligned)
     code = triton.compile(source, target=target, options={"enable_fp_fusion": True, **how})
-    return Compiled(code.asm["ptx"], code.asm["cubin"], code.metadata.shared)
+    return Code(code.asm["ptx"], code.asm["cubin"], code.metadata.shared)
 
 
 @pytest.fixture
-def attention(compile_: Compile, tmp_path: Path) -> Callable[..., Compiled]:
+def attention(in_child: Compile, tmp_path: Path) -> Compile:
     """As for Mask2Former's pixel decoder."""
 
-    def get(direction: str, value: str, target: GPUTarget, channels: int = 32) -> Compiled:
+    def get(direction: str, value: str, target: GPUTarget, channels: int = 32) -> Code:
         block, warps = deformable._FORWARD_BLOCK if direction == "forward" else deformable._BACKWARD_BLOCK
         pointers = {"value": f"*{value}", "levels": "*i32", "pixels": "*fp32", "weights": "*fp32"}
         pointers |= {"output": f"*{value}", "grad_output": f"*{value}"}
@@ -92,18 +90,18 @@ def attention(compile_: Compile, tmp_path: Path) -> Callable[..., Compiled]:
         padded = triton.next_power_of_2(channels)
         constants = {"HEADS": 8, "CHANNELS": channels, "LEVELS": 3, "POINTS": 4, "DTYPE": tl.float32}
         constants |= {"BLOCK_ROWS": max(1, block // padded), "BLOCK_CHANNELS": padded}
-        return compile_("deformable", direction, target, pointers, constants, str(tmp_path), num_warps=warps)
+        return in_child("deformable", direction, target, pointers, constants, str(tmp_path), num_warps=warps)
 
     return get
 
 
 @pytest.fixture
-def pool(compile_: Compile, tmp_path: Path) -> Callable[..., Compiled]:
-    def get(name: str, masks: str, target: GPUTarget, **constants: Any) -> Compiled:
+def pool(in_child: Compile, tmp_path: Path) -> Compile:
+    def get(name: str, masks: str, target: GPUTarget, **constants: Any) -> Code:
         pointers = {"masks": f"*{masks}", "weights": "*fp32", "log_odds": "*fp32", "pooled": "*fp32"}
         constants |= {"BLOCK_MASKS": scores._BLOCK_MASKS, "BLOCK_PIXELS": scores._BLOCK_PIXELS}
         how = {"num_warps": scores._WARPS, "num_stages": 1}
-        return compile_("scores", name, target, pointers, constants, str(tmp_path), **how)
+        return in_child("scores", name, target, pointers, constants, str(tmp_path), **how)
 
     return get
 

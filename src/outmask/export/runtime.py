@@ -27,7 +27,7 @@ class ExportedModel(nn.Module):
     """An exported file as a model: ``(B, 3, H, W)`` normalised pixels -> its prediction, on the CPU.
 
     Only the logits are computed: scores are then the engine's, at any size, with refinement and all else. What the file
-    itself says of them is had from :meth:`outputs`.
+    itself says of them is had from :meth:`outputs`. One thread at a time may run it.
 
     Attributes:
         output_names: of the file.
@@ -179,6 +179,9 @@ def _openvino_core() -> Any:
     With its first model a core gives the thread another stack for the handlers of signals, and takes it back when it
     goes. Of two cores, the second remembers the stack of the first: it would set what the first has freed, and the next
     Ctrl-C, or the end of a child process, would be a segmentation fault.
+
+    Raises:
+        OutmaskError: where OpenVINO is not installed.
     """
     return library("openvino").Core()
 

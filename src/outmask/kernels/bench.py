@@ -96,7 +96,7 @@ def time_deformable(size: tuple[int, int] = (1024, 2048), dtype: torch.dtype = t
     Raises:
         OutmaskError: without a CUDA device or Triton.
     """
-    device = _device("bench deformable")
+    device = _device()
     from outmask.kernels.deformable import deformable_attention
 
     sizes = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in _STRIDES]
@@ -145,7 +145,7 @@ def time_scores(
     Raises:
         OutmaskError: without a CUDA device or Triton.
     """
-    device = _device("bench scores")
+    device = _device()
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -169,41 +169,39 @@ def time_scores(
 @torch.no_grad()
 def time_frames(
     model: nn.Module,
-    peer: Callable[[Tensor], MaskPrediction],
-    peer_model: nn.Module,
+    peer: nn.Module,
     size: tuple[int, int] = (1024, 2048),
     dtype: torch.dtype = torch.bfloat16,
 ) -> FrameRate:
-    """Images that go through a model and become EAM maps and labels at full size, here and in another library.
+    """Images that go through a model and become EAM and AEM maps and labels at full size, here and in another library.
 
     Decoding images and copying them to the device is left out.
 
     Args:
-        model: a mask classifier, in eval mode; it stays on the GPU, in ``dtype``.
-        peer: ``(1, 3, H, W)`` pixels -> the same prediction by the other library, with the same weights. Its scores are
-            had by interpolation, sigmoid and einsum.
-        peer_model: what ``peer`` runs, to be moved; it stays on the GPU, too.
+        model: a mask classifier, in eval mode: ``(1, 3, H, W)`` pixels -> its prediction.
+        peer: the same by the other library, with the same weights. Its scores are had by interpolation, sigmoid and
+            einsum. Both stay on the GPU, in ``dtype``.
         size: ``(H, W)`` of the image.
         dtype: of weights and pixels.
 
     Raises:
         OutmaskError: without a CUDA device or Triton.
     """
-    device = _device("bench frames")
+    device = _device()
     pixels = torch.randn(1, 3, *size, generator=torch.Generator(device).manual_seed(0), device=device)
     model.to(device)
-    peer_model.to(device)
+    peer.to(device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         own, other = model(pixels), peer(pixels)
     pairs = ((own.class_logits, other.class_logits), (own.mask_logits, other.mask_logits))
     difference = max(_difference(*pair) for pair in pairs)
     del own, other, pairs
     model.to(dtype)
-    peer_model.to(dtype)
+    peer.to(dtype)
     pixels = pixels.to(dtype)
 
     def frame() -> dict[str, Tensor]:
-        return evaluate(model(pixels), [SCORES["eam"]], size)
+        return evaluate(model(pixels), [SCORES["eam"], SCORES["aem"]], size)
 
     def peer_frame() -> tuple[Tensor, ...]:
         return _plain_scores(peer(pixels), size)
@@ -216,22 +214,23 @@ def time_frames(
 def _plain_scores(prediction: MaskPrediction, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """EAM, AEM and labels of one image, literally."""
     logits = F.interpolate(prediction.mask_logits.float(), size, mode="bilinear", align_corners=False)
+    masks = logits[0].sigmoid_()
     probabilities = class_probabilities(prediction.class_logits[0].float())
-    pooled = torch.einsum("qc,qhw->chw", probabilities, logits[0].sigmoid())
-    eam = torch.einsum("q,qhw->hw", probabilities.amax(1), logits[0].sigmoid())
+    pooled = torch.einsum("qc,qhw->chw", probabilities, masks)
+    eam = torch.einsum("q,qhw->hw", probabilities.amax(1), masks)
     aem = pooled.max(0)
     return -eam[None], -aem.values[None], aem.indices[None]
 
 
-def _device(what: str) -> torch.device:
+def _device() -> torch.device:
     """The GPU that is measured."""
     if not torch.cuda.is_available():
-        raise OutmaskError(f"{what} needs a CUDA device, and PyTorch finds none: run it on a machine with a GPU")
+        raise OutmaskError("bench gpu needs a CUDA device, and PyTorch finds none: run it on a machine with a GPU")
     device = torch.device("cuda", torch.cuda.current_device())
     from outmask import kernels
 
     if not kernels.available(torch.empty(0, device=device)):
-        raise OutmaskError(f"{what} needs Triton: pip install triton")
+        raise OutmaskError("bench gpu needs Triton: pip install triton")
     return device
 
 

@@ -52,13 +52,24 @@ class Stack:
         return self.values.amax(0)
 
     def argmax_(self) -> Tensor:
-        """``(pixels,)`` int64, the first of equals; overwrites the values.
+        """``(pixels,)`` int64, the first of equals; overwrites the values."""
+        return first_mark(self.values.eq_(self.peak))
 
-        In passes that vectorise: a fifth of ``torch.argmax``'s time along this dimension.
-        """
-        last = len(self.values) - 1
-        rank = torch.arange(last, -1, -1, dtype=self.values.dtype, device=self.values.device)
-        return last - self.values.eq_(self.peak).mul_(rank[:, None]).amax(0).long()
+
+def first_mark(marks: Tensor) -> Tensor:
+    """The first row that is marked: with the maxima marked, an argmax in a fifth of ``torch.argmax``'s time.
+
+    Passes over whole rows vectorise, which a search along the first dimension does not.
+
+    Args:
+        marks: ``(n, pixels)`` float32 or float64, 1 or 0; they are overwritten.
+
+    Returns:
+        ``(pixels,)`` int64; the last row where nothing is marked.
+    """
+    last = len(marks) - 1
+    rank = torch.arange(last, -1, -1, dtype=marks.dtype, device=marks.device)
+    return last - marks.mul_(rank[:, None]).amax(0).long()
 
 
 @dataclass(frozen=True)
