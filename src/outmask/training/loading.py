@@ -117,9 +117,13 @@ def synthetic_recipes(root: Path) -> dict[str, Recipe]:
         batch_size=2,
     )
     return {
-        "the street recipe, 8 crops of 224x320 from 360x480": street,
-        "Mask2Former-R50, 2 crops of 512x512 from 1024x2048": large,
+        f"the street recipe, {_crops(street)} from 360x480": street,
+        f"Mask2Former-R50, {_crops(large)} from 1024x2048": large,
     }
+
+
+def _crops(recipe: Recipe) -> str:
+    return f"{recipe.batch_size} crops of {'x'.join(map(str, recipe.crop))}"
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int], ids: range) -> tuple[Bytes, Bytes]:
