@@ -120,18 +120,20 @@ def test_sizes_are_those_of_table_x() -> None:
     assert round(sizes("global")[1] / 1e6) == 23
 
 
-def test_global_attention_costs_its_projections_and_products() -> None:
+def test_attention_costs_its_masks_projections_and_products() -> None:
     height, width = 128, 256
-    counts = [
+    cross, masked, double = (
         count_multiply_adds(partial(resnet50, attention), (height, width))
         for attention in ("cross", "masked", "global")
-    ]
-    expected = 0
+    )
+    masks, background = 0, 0
     for stride in (32, 16, 8):
         pixels = (height // stride) * (width // stride)
-        expected += (LAYERS // 3) * (2 * N * D**2 + 2 * pixels * D**2 + 2 * N * pixels * D)
-    assert counts[0] == counts[1]
-    assert counts[2] - counts[1] == expected
+        # Three layers of the mask embedding, the last 1x1 convolution multiplied into it, and its product with the map.
+        masks += (LAYERS // 3) * (3 * N * D**2 + N * D**2 + N * pixels * D)
+        background += (LAYERS // 3) * (2 * N * D**2 + 2 * pixels * D**2 + 2 * N * pixels * D)
+    assert masked - cross == masks
+    assert double - masked == background
 
 
 @pytest.mark.parametrize(
